@@ -1,0 +1,64 @@
+"""modalign: diagnose, refine, verify and ship CLIP-like vision-language models.
+
+    import modalign
+
+    model = modalign.load("open_clip:ViT-B-32-quickgelu/openai")
+    run = modalign.refine(model, "coco:/data/coco@train2017", modalign.methods.ClipRefine(), out="runs/coco")
+    print(run.gate)
+
+The names below are imported when they are first used: importing torch takes seconds, `modalign --help` does not.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from modalign.version import __version__
+
+if TYPE_CHECKING:
+    from modalign import gap, methods, objectives
+    from modalign.data.sources import images, labelled, pairs
+    from modalign.evaluation.tasks import evaluate
+    from modalign.exporting import export
+    from modalign.models import load
+    from modalign.running import Run, refine
+
+_HOMES = {
+    "load": "modalign.models",
+    "pairs": "modalign.data.sources",
+    "images": "modalign.data.sources",
+    "labelled": "modalign.data.sources",
+    "refine": "modalign.running",
+    "Run": "modalign.running",
+    "evaluate": "modalign.evaluation.tasks",
+    "export": "modalign.exporting",
+}
+_PACKAGES = ("gap", "methods", "objectives")
+
+__all__ = [
+    "Run",
+    "__version__",
+    "evaluate",
+    "export",
+    "gap",
+    "images",
+    "labelled",
+    "load",
+    "methods",
+    "objectives",
+    "pairs",
+    "refine",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"modalign.{name}")
+    raise AttributeError(f"module 'modalign' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

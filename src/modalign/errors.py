@@ -1,0 +1,36 @@
+"""Errors a user can act on: one clear line that names the file, row or key and ends in what to do.
+
+The command line prints the message and exits with status 2; nothing here is ever shown as a traceback.
+"""
+
+
+class ModalignError(Exception):
+    """Base of every error that is the user's to fix."""
+
+
+class ModelError(ModalignError):
+    """A model spec, checkpoint or architecture that cannot be used as asked."""
+
+
+class DataError(ModalignError):
+    """A data spec, file, row, image or caption that cannot be used as asked."""
+
+
+class RecipeError(ModalignError):
+    """A recipe key or value that is unknown, of the wrong type or contradicts another."""
+
+
+class OutputError(ModalignError):
+    """A place to write that is occupied, unwritable or damaged."""
+
+
+class TrainingError(ModalignError):
+    """Training cannot go on; the last good checkpoint is kept."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss term or gradient became NaN or infinite; the message names the term and the step."""
+
+
+class ExportError(ModalignError):
+    """A target library cannot express the model, or what was exported does not load back the same."""
