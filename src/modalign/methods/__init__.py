@@ -1,0 +1,123 @@
+"""Methods: which towers train, which frozen signals are read, which weighted terms are summed.
+
+`METHODS` maps the names of recipes and the command line to classes. To add a method, write a dataclass on `Method`
+and put it there.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from modalign.errors import RecipeError
+from modalign.methods.base import Method
+from modalign.methods.baselines import (
+    Contrastive,
+    GeodesicMix,
+    HybridDistillation,
+    HybridDistillationPairPull,
+    SelfDistillation,
+)
+from modalign.methods.clip_refine import ClipRefine
+from modalign.methods.combine import Combine
+from modalign.methods.random_feature import RandomFeatureAlignment
+
+METHODS: dict[str, type[Method]] = {
+    "clip-refine": ClipRefine,
+    "contrastive": Contrastive,
+    "self-kd": SelfDistillation,
+    "hycd": HybridDistillation,
+    "rafa": RandomFeatureAlignment,
+    "hycd-pair-pull": HybridDistillationPairPull,
+    "m2-mix": GeodesicMix,
+}
+
+__all__ = [
+    "METHODS",
+    "ClipRefine",
+    "Combine",
+    "Contrastive",
+    "GeodesicMix",
+    "HybridDistillation",
+    "HybridDistillationPairPull",
+    "Method",
+    "RandomFeatureAlignment",
+    "SelfDistillation",
+    "from_config",
+    "to_config",
+]
+
+
+def from_config(config: Mapping[str, Any], where: str = "method") -> Method:
+    """Builds a method from the recipe's `method:` section.
+
+    Args:
+        config: "name" and the method's fields; or name "combine" and "methods", a list of such mappings.
+        where: the section's key, for messages.
+
+    Raises:
+        RecipeError: an unknown name or key (with the nearest valid one) or a value that does not fit.
+    """
+    if not isinstance(config, Mapping):
+        raise RecipeError(f"{where} = {config!r}: write a mapping with a name, such as {{name: clip-refine}}")
+    values = dict(config)
+    name = values.pop("name", None)
+    if name == Combine.name:
+        return _combined(values, where)
+    if not isinstance(name, str) or name not in METHODS:
+        known = [*METHODS, Combine.name]
+        if name is None:
+            raise RecipeError(f"{where}.name is missing; use one of {', '.join(known)}")
+        raise RecipeError(f"{where}.name = {name!r}: no such method; {_nearest(name, known)}")
+    method = METHODS[name]
+    _refuse_unknown(values, [field.name for field in fields(method) if field.init], where, name)  # type: ignore[arg-type]
+    try:
+        return TypeAdapter(method).validate_python(values)
+    except ValidationError as error:
+        raise RecipeError("; ".join(_explain(problem, where) for problem in error.errors())) from None
+
+
+def to_config(method: Method) -> dict[str, Any]:
+    """The mapping that `from_config` builds the same method from: its name and every field."""
+    if isinstance(method, Combine):
+        return {"name": method.name, "methods": [to_config(part) for part in method.methods]}
+    values = {field.name: getattr(method, field.name) for field in fields(method) if field.init}  # type: ignore[arg-type]
+    return {"name": method.name, **values}
+
+
+def _combined(values: dict[str, Any], where: str) -> Combine:
+    _refuse_unknown(values, ["methods"], where, Combine.name)
+    parts = values.get("methods")
+    if not isinstance(parts, list | tuple) or not parts:
+        raise RecipeError(f"{where}.methods = {parts!r}: list at least one method, such as [{{name: clip-refine}}]")
+    methods = [from_config(part, f"{where}.methods[{position}]") for position, part in enumerate(parts)]
+    try:
+        return Combine(methods)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+def _refuse_unknown(values: Mapping[str, Any], valid: list[str], where: str, name: str) -> None:
+    for key, value in values.items():
+        if key not in valid:
+            raise RecipeError(f"unknown key '{where}.{key}' (value {value!r}) for {name}; {_nearest(key, valid)}")
+
+
+def _nearest(word: object, known: Sequence[str]) -> str:
+    # Two, because the first guess for a slip like "alfa" is "rafa".
+    close = difflib.get_close_matches(str(word), known, n=2, cutoff=0.6)
+    if not close:
+        return f"use one of {', '.join(known)}"
+    return f"did you mean {' or '.join(repr(key) for key in close)}?"
+
+
+def _explain(problem: Mapping[str, Any], where: str) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:  # raised by the method itself, in a message that names the field
+        return f"{where}: {message}"
+    key = ".".join([where, *(str(part) for part in problem["loc"])])
+    return f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}"

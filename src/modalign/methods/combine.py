@@ -1,0 +1,93 @@
+"""Several methods trained as one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from modalign.embeddings import Embeddings
+from modalign.methods.base import Method
+from modalign.methods.drawing import stable_seed
+
+
+@dataclass
+class Combine(Method):
+    """Sums the terms of several methods over the same batches.
+
+    A term keeps its name; where two methods have a term of one name, each is prefixed with its method's
+    ("clip-refine.contrastive", and "rafa#2.rafa" for the second method called rafa). The first method draws the
+    same random numbers as it would alone, each other one its own.
+
+    Args:
+        methods: at least one; their weights stay theirs.
+    """
+
+    name: ClassVar[str] = "combine"
+
+    methods: Sequence[Method]
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise ValueError("methods is empty; combine at least one method")
+        self.towers = frozenset.intersection(*(method.towers for method in self.methods))
+        if not self.towers:
+            names = ", ".join(method.name for method in self.methods)
+            raise ValueError(f"methods {names} share no tower that all of them can train; combine others")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Whatever any of the methods needs."""
+        return frozenset().union(*(method.needs for method in self.methods))
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether any of the methods is to be fitted."""
+        return any(method.needs_fit for method in self.methods)
+
+    def fit(self, frozen_image: Tensor, frozen_text: Tensor) -> None:
+        """Fits those that are to be fitted."""
+        for method in self.methods:
+            if method.needs_fit:
+                method.fit(frozen_image, frozen_text)
+
+    def effective_logit_scale(self, embeddings: Embeddings) -> float | None:
+        """That of the first method that distils."""
+        for method in self.methods:
+            scale = method.effective_logit_scale(embeddings)
+            if scale is not None:
+                return scale
+        return None
+
+    def draw(self, seed: int, step: int, rows: int, dim: int) -> dict[str, Tensor]:
+        """Every method's draws, under "<position>.<name>"."""
+        drawn: dict[str, Tensor] = {}
+        for position, method in enumerate(self.methods):
+            own_seed = stable_seed(seed, "combine", position) if position else seed
+            for name, tensor in method.draw(own_seed, step, rows, dim).items():
+                drawn[f"{position}.{name}"] = tensor
+        return drawn
+
+    def terms(self, embeddings: Embeddings, progress: float) -> dict[str, Tensor]:
+        """Every method's terms."""
+        found: list[tuple[str, str, Tensor]] = []
+        for position, method in enumerate(self.methods):
+            prefix = f"{position}."
+            draws = {key[len(prefix) :]: value for key, value in embeddings.draws.items() if key.startswith(prefix)}
+            for name, term in method.terms(replace(embeddings, draws=draws), progress).items():
+                found.append((self._label(position), name, term))
+        uses = Counter(name for _, name, _ in found)
+        return {name if uses[name] == 1 else f"{label}.{name}": term for label, name, term in found}
+
+    def _label(self, position: int) -> str:
+        name = self.methods[position].name
+        before = sum(method.name == name for method in self.methods[:position])
+        return f"{name}#{before + 1}" if before else name
+
+    def module(self) -> nn.Module | None:
+        """The methods' modules, in order."""
+        modules = [module for method in self.methods if (module := method.module()) is not None]
+        return nn.ModuleList(modules) if modules else None

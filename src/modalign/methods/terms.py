@@ -1,0 +1,55 @@
+"""From the embedding record to the objectives' arguments: what several methods share."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from modalign.embeddings import Embeddings
+from modalign.objectives import effective_logit_scale, hybrid_distillation
+from modalign.objectives.validation import require_range
+
+
+def present(embeddings: Embeddings, *names: str) -> tuple[Tensor, ...]:
+    """The named fields of a record.
+
+    Raises:
+        ValueError: naming the fields that the batch lacks.
+    """
+    values: list[Tensor | None] = [getattr(embeddings, name) for name in names]
+    missing = [name for name, value in zip(names, values, strict=True) if value is None]
+    if missing:
+        raise ValueError(f"the batch has no {', '.join(missing)}; give Embeddings all of {', '.join(names)}")
+    return tuple(value for value in values if value is not None)
+
+
+def require_weights(**weights: float) -> None:
+    """Checks that the weights of a method's terms are numbers ≥ 0, and not all 0."""
+    for name, weight in weights.items():
+        require_range(name, weight, 0)
+    if not any(weights.values()):
+        raise ValueError(f"every weight ({', '.join(weights)}) is 0, so nothing is trained; set one above 0")
+
+
+def distillation_term(
+    embeddings: Embeddings, alpha: float, temperature: float, features: str, positives: Tensor | None
+) -> Tensor:
+    """Hybrid distillation of one record, unweighted."""
+    image, text, frozen_image, frozen_text = present(embeddings, "image", "text", "frozen_image", "frozen_text")
+    return hybrid_distillation(
+        image,
+        text,
+        frozen_image,
+        frozen_text,
+        alpha=alpha,
+        temperature=temperature,
+        features=features,
+        logit_scale=embeddings.logit_scale,
+        positives=positives,
+    )
+
+
+def distillation_sharpness(embeddings: Embeddings, temperature: float, features: str) -> float:
+    """The factor in front of cosine similarities that distillation really uses, on one record's frozen features."""
+    if features == "unit":
+        return float(embeddings.logit_scale) / temperature
+    return float(effective_logit_scale(*present(embeddings, "frozen_image", "frozen_text"))) / temperature
