@@ -1,0 +1,254 @@
+"""What an evaluation says: metrics with their per-example outcomes, so that two of them can be compared later."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from modalign.errors import DataError
+from modalign.evaluation.statistics import Average, Floats, bootstrap_interval, mean
+
+FORMAT = "modalign.results/1"
+TaskName = Literal["zero_shot", "retrieval"]
+Ids = NDArray[np.int64]
+
+
+@dataclass(eq=False)
+class Metric:
+    """One number over n examples, with what every single example contributed.
+
+    Attributes:
+        name: "acc1", "acc5", "mean_per_class_recall", "image_to_text_r1", "text_to_image_r10", …
+        value: the mean of the outcomes (of the strata's means with average="strata"), 0…1 for the built-in metrics.
+        interval: its 95 % bootstrap interval.
+        outcomes: n numbers, one an example.
+        clusters: n ids of what is drawn together by the bootstrap; None = every example on its own.
+        strata: n ids of what is kept in its proportion (the class), or None.
+        higher_is_better: False turns the gate's sign.
+        average: "examples" or "strata".
+        pictures: n ids of the picture each example belongs to, numbered over all tasks of one evaluation; None = the
+            clusters are the pictures.
+    """
+
+    name: str
+    value: float
+    interval: tuple[float, float]
+    outcomes: Floats
+    clusters: Ids | None = None
+    strata: Ids | None = None
+    higher_is_better: bool = True
+    average: Average = "examples"
+    pictures: Ids | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        outcomes: ArrayLike,
+        *,
+        clusters: ArrayLike | None = None,
+        strata: ArrayLike | None = None,
+        higher_is_better: bool = True,
+        average: Average = "examples",
+        pictures: ArrayLike | None = None,
+        resamples: int = 10_000,
+        seed: int = 0,
+    ) -> Metric:
+        """The metric of these outcomes: computes the value and its interval."""
+        values = np.asarray(outcomes, np.float64)
+        groups, layers, owners = (
+            None if ids is None else np.asarray(ids, np.int64) for ids in (clusters, strata, pictures)
+        )
+        low_high = bootstrap_interval(
+            values, clusters=groups, strata=layers, average=average, resamples=resamples, seed=seed
+        )
+        value = mean(values, layers, average)
+        return cls(name, value, low_high, values, groups, layers, higher_is_better, average, owners)
+
+    @property
+    def owners(self) -> Ids:
+        """n ids: the picture each example belongs to, where none is known its cluster, else its own number."""
+        ids = self.clusters if self.pictures is None else self.pictures
+        return np.arange(len(self.outcomes)) if ids is None else ids
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary with every outcome."""
+        return {
+            "value": self.value,
+            "interval": list(self.interval),
+            "higher_is_better": self.higher_is_better,
+            "average": self.average,
+            "outcomes": [int(o) if o.is_integer() else o for o in map(float, self.outcomes)],
+            **{key: None if ids is None else ids.tolist() for key, ids in self._ids.items()},
+        }
+
+    @property
+    def _ids(self) -> dict[str, Ids | None]:
+        return {"clusters": self.clusters, "strata": self.strata, "pictures": self.pictures}
+
+    @classmethod
+    def from_dict(cls, name: str, stored: Mapping[str, Any]) -> Metric:
+        """Reads what `to_dict` wrote."""
+        ids = {key: stored.get(key) for key in ("clusters", "strata", "pictures")}
+        return cls(
+            name=name,
+            value=float(stored["value"]),
+            interval=(float(stored["interval"][0]), float(stored["interval"][1])),
+            outcomes=np.asarray(stored["outcomes"], np.float64),
+            higher_is_better=bool(stored["higher_is_better"]),
+            average=stored["average"],
+            **{key: None if value is None else np.asarray(value, np.int64) for key, value in ids.items()},
+        )
+
+
+@dataclass(eq=False)
+class TaskResult:
+    """One task's metrics and how they were taken.
+
+    Attributes:
+        task: "zero_shot" or "retrieval".
+        spec: the data spec.
+        protocol: split, prompts, samples, classes or captions, rules for ties and identical captions, and "examples",
+            a hash of what was judged; JSON values only. Two results are comparable when it is equal.
+        metrics: name → metric.
+    """
+
+    task: TaskName
+    spec: str
+    protocol: dict[str, Any]
+    metrics: dict[str, Metric]
+
+    @property
+    def summary(self) -> str:
+        """The protocol in one line."""
+        told = (f"{key.replace('_', ' ')}: {value}" for key, value in self.protocol.items() if key != "templates")
+        return f"{self.task} on {self.spec}: " + "; ".join(told)
+
+
+@dataclass(eq=False)
+class Features:
+    """The raw features behind the first retrieval task, for pictures of them; not part of the JSON.
+
+    Attributes:
+        image: N×d, raw, one row a picture.
+        text: M×d, raw, one row a caption.
+        paths: N picture files.
+        captions: M strings.
+        image_of_text: M, the row of each caption's picture.
+    """
+
+    image: Tensor
+    text: Tensor
+    paths: list[Path]
+    captions: list[str]
+    image_of_text: Tensor
+
+
+@dataclass(eq=False)
+class Results:
+    """All tasks of one model.
+
+    Attributes:
+        model: {"spec", "fingerprint"}.
+        tasks: one result a task, in the order asked for.
+        gap: the `GapReport` of the first retrieval task as a dictionary, or None.
+        environment: versions, seed and machine.
+        features: for the report, where there is a retrieval task; never written to JSON.
+    """
+
+    model: dict[str, Any]
+    tasks: list[TaskResult]
+    gap: dict[str, Any] | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    features: Features | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Each task's name: its kind, and "kind[spec]" where a kind occurs more than once."""
+        kinds = Counter(result.task for result in self.tasks)
+        return [f"{r.task}[{r.spec}]" if kinds[r.task] > 1 else r.task for r in self.tasks]
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Every metric under its full name: "zero_shot.acc1", or "zero_shot[SPEC].acc1" where a kind occurs twice."""
+        return {
+            f"{name}.{metric.name}": metric
+            for name, result in zip(self.names, self.tasks, strict=True)
+            for metric in result.metrics.values()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary, outcomes included."""
+        tasks = [
+            {
+                "task": result.task,
+                "spec": result.spec,
+                "protocol": result.protocol,
+                "metrics": {name: metric.to_dict() for name, metric in result.metrics.items()},
+            }
+            for result in self.tasks
+        ]
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "tasks": tasks,
+            "gap": self.gap,
+            "environment": self.environment,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Results:
+        """Reads what `to_dict` wrote."""
+        tasks = [
+            TaskResult(
+                result["task"],
+                result["spec"],
+                result["protocol"],
+                {name: Metric.from_dict(name, metric) for name, metric in result["metrics"].items()},
+            )
+            for result in stored["tasks"]
+        ]
+        return cls(stored["model"], tasks, stored["gap"], stored["environment"])
+
+    def save(self, path: Path | str) -> None:
+        """Writes JSON under a temporary name, then renames it."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(self.to_dict(), ensure_ascii=False), encoding="utf-8")
+        temporary.replace(target)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Results:
+        """Reads a file that `save` wrote.
+
+        Raises:
+            DataError: no such file, or not one of ours.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as problem:
+            raise DataError(f"{path}: {problem.strerror}; name a JSON file of `modalign evaluate`") from None
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            raise DataError(
+                f"{path} does not hold evaluation results; write it with `modalign evaluate --json`"
+            ) from None
+
+    def to_table(self) -> list[list[str]]:
+        """Rows of text: metric, value, 95 % interval in per cent, n; the first row is the header."""
+        rows = [["metric", "value %", "95 % interval", "n"]]
+        for name, metric in self.metrics.items():
+            low, high = metric.interval
+            rows.append(
+                [name, f"{100 * metric.value:.2f}", f"{100 * low:.2f} … {100 * high:.2f}", f"{len(metric.outcomes):,}"]
+            )
+        return rows
