@@ -21,7 +21,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/boundary_step.py
+	$(BIN)/python benchmarks/step.py
 
 clean:
 	rm -rf $(VENV)

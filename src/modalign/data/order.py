@@ -55,7 +55,7 @@ def steps_per_epoch(rows: int, batch_size: int, drop_last: bool) -> int:
     if drop_last and rows < batch_size:
         raise DataError(
             f"{rows} rows do not fill one batch of {batch_size} and the last, smaller batch is dropped; "
-            f"pass a batch size of at most {rows}, or keep the last batch"
+            f"set data.batch_size to at most {rows}, or data.drop_last=false"
         )
     return rows // batch_size if drop_last else -(-rows // batch_size)
 

@@ -1,0 +1,155 @@
+"""The run folder: whether it may be used, what claims it, and the files that later stages read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from modalign.data.records import Pairs
+from modalign.errors import OutputError, RecipeError
+from modalign.evaluation.results import Features
+from modalign.recipe import Recipe
+from modalign.training.checkpoint import write_atomically
+
+MAY_DIFFER_ON_RESUME = ("device", "data.workers")
+"""Settings that do not touch the numbers; every other one must be what the run began with."""
+NOTHING_LOST = {"recipe.yaml", ".recipe.yaml.tmp", "environment.json", ".environment.json.tmp", "cache"}
+"""What a run leaves that stopped before it computed anything (a corrupt picture, say): such a folder may be reused."""
+
+
+def look(folder: Path, recipe: Recipe, resume: bool) -> bool:
+    """Refuses a folder that is not this run's; writes nothing.
+
+    Args:
+        folder: where the run is to be.
+        recipe: what it is to do.
+        resume: go on with what is there.
+
+    Returns:
+        Whether the run is finished already.
+
+    Raises:
+        OutputError: the folder is occupied, or there is nothing to resume in it.
+        RecipeError: the run began with another recipe; names the keys.
+    """
+    settings = folder / "recipe.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; choose another --out")
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not resume:
+        if present - NOTHING_LOST:
+            hint = "add --resume to go on with it, or choose another --out"
+            raise OutputError(f"{folder} is not empty; {hint if settings.is_file() else 'choose another --out'}")
+        return False
+    if present and not settings.is_file():
+        raise OutputError(f"{folder} holds no recipe.yaml, so there is no run to resume; choose another --out")
+    if not present:
+        return False
+    begun = _flat(yaml.safe_load(settings.read_text(encoding="utf-8")))
+    now = _flat(recipe.model_dump(mode="json"))
+    changed = [k for k in {**begun, **now} if begun.get(k) != now.get(k) and k not in MAY_DIFFER_ON_RESUME]
+    if changed:
+        told = "; ".join(f"{key}: began with {begun.get(key)!r}, now {now.get(key)!r}" for key in changed[:5])
+        raise RecipeError(f"{folder} cannot be resumed with another recipe ({told}); leave these as they were")
+    return (folder / "report.html").is_file() and (folder / "evaluation.json").is_file()
+
+
+def claim(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -> None:
+    """Writes what decides the run.
+
+    Args:
+        folder: created where it is missing.
+        recipe: fully resolved.
+        environment: versions, seed, and the identity of model and data.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "recipe.yaml", recipe.to_yaml())
+        write_atomically(folder / "environment.json", json.dumps(environment, indent=1))
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written ({error.strerror}); choose another --out") from None
+
+
+def begun_elsewhere(folder: Path, environment: Mapping[str, Any]) -> str | None:
+    """On a resume: a warning where library versions changed since the run began.
+
+    Args:
+        folder: the run.
+        environment: as `claim` takes it, of the present process.
+
+    Raises:
+        OutputError: the model or the data changed.
+    """
+    earlier = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    for what, value in environment["identity"].items():
+        if earlier["identity"][what] != value:
+            raise OutputError(f"the {what} changed since {folder} began; start a new run with another --out")
+    changed = [name for name, version in environment["versions"].items() if earlier["versions"].get(name) != version]
+    if not changed:
+        return None
+    return f"{folder} began with other versions of {', '.join(changed)}; not bit for bit"
+
+
+def write_validation(folder: Path, held: Pairs) -> Path:
+    """Lists the held-out rows as a table of pairs, so that any command can judge on them; returns it."""
+    lines = (
+        json.dumps({"file_name": str(row.path.resolve()), "text": list(row.captions)}, ensure_ascii=False)
+        for row in held.rows
+    )
+    path = folder / "validation.jsonl"
+    write_atomically(path, "".join(line + "\n" for line in lines))
+    return path
+
+
+def write_features(folder: Path, side: str, features: Features) -> None:
+    """Keeps the raw features of the evaluated pairs for the report and the gap.
+
+    Args:
+        folder: the run's `features/`.
+        side: "before" or "after".
+        features: of the first retrieval task.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(exist_ok=True)
+    temporary = folder / f".{side}.safetensors.tmp"
+    save_file({"image": features.image.float().contiguous(), "text": features.text.float().contiguous()}, temporary)
+    temporary.replace(folder / f"{side}.safetensors")
+    rows = {
+        "paths": [str(path.resolve()) for path in features.paths],
+        "captions": features.captions,
+        "image_of_text": features.image_of_text.tolist(),
+    }
+    write_atomically(folder / "rows.json", json.dumps(rows, ensure_ascii=False))
+
+
+def read_first_pairs(folder: Path, side: str) -> tuple[Tensor, Tensor] | None:
+    """Each evaluated picture with its first caption: N×d image and text features, raw; None where there are none."""
+    from safetensors.torch import load_file
+
+    if not (folder / f"{side}.safetensors").is_file():
+        return None
+    tensors = load_file(folder / f"{side}.safetensors")
+    owners = json.loads((folder / "rows.json").read_text(encoding="utf-8"))["image_of_text"]
+    first: dict[int, int] = {}
+    for caption, picture in enumerate(owners):
+        first.setdefault(picture, caption)
+    return tensors["image"], tensors["text"][[first[i] for i in range(len(tensors["image"]))]]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

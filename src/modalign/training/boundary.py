@@ -1,0 +1,215 @@
+"""The embedding boundary: towers on the left, pure maths on the right, and the gradient carried across once.
+
+The algorithm, for a global batch of B pairs over W processes:
+
+1. Every process embeds its own rows. When they fit in one chunk the graph is kept; otherwise they are embedded
+   chunk by chunk without a graph.
+2. The embeddings of all processes are gathered, detached. Each process computes the same global loss on the same
+   B rows and takes its gradient with respect to the embeddings; only its own rows of that gradient are used.
+3. The own rows' gradient is pushed through the towers: through the kept graph, or by embedding each chunk once
+   more with a graph. Tower gradients are then *summed* over processes.
+
+By the chain rule the result is the gradient of the loss of the whole batch, whatever the chunk size and the number
+of processes: the loss couples all rows, but only through their embeddings (the idea of GradCache, arXiv 2101.06983).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from modalign.embeddings import Embeddings
+from modalign.errors import NonFiniteError
+from modalign.methods.base import Method
+from modalign.training.distributed import Processes
+
+SideName = Literal["image", "text"]
+
+
+@dataclass
+class Side:
+    """One tower in training, as the boundary sees it.
+
+    Args:
+        encode: own inputs (pixels, tokens or stored trunk outputs) → b×d raw features.
+        parameters: the tower's trained parameters by name.
+        inputs: the own rows of this step.
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    parameters: Mapping[str, nn.Parameter]
+    inputs: Tensor
+
+
+@dataclass
+class Outcome:
+    """What one step gave.
+
+    Attributes:
+        terms: weighted terms by name.
+        loss: their sum.
+        norms: probe steps only: each term's gradient norm with respect to the embeddings.
+        cosines: probe steps only: "a|b" → cosine between two terms' gradients.
+        tower_seconds: spent embedding and back-propagating.
+        loss_seconds: spent right of the boundary.
+        embedded: image and text rows this process sent through a tower (re-embedding counted).
+    """
+
+    terms: dict[str, float]
+    loss: float
+    norms: dict[str, float] = field(default_factory=dict)
+    cosines: dict[str, float] = field(default_factory=dict)
+    tower_seconds: float = 0.0
+    loss_seconds: float = 0.0
+    embedded: dict[str, int] = field(default_factory=dict)
+
+
+def backward(
+    sides: Mapping[SideName, Side],
+    batch: Embeddings,
+    own: slice,
+    method: Method,
+    progress: float,
+    *,
+    chunk: int | None = None,
+    processes: Processes | None = None,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+    probe: bool = False,
+) -> Outcome:
+    """Adds ∂loss/∂θ of one global batch to the `.grad` of every trained parameter.
+
+    Args:
+        sides: the towers in training with their own rows.
+        batch: everything else of the global batch: frozen signals, ids, draws, and the features of a tower that
+            does not train. The trained sides' fields are filled in here.
+        own: which global rows this process holds.
+        method: gives the terms.
+        progress: (step counted from 1) / steps.
+        chunk: rows embedded at once; None = all own rows.
+        processes: this process's place; None = alone.
+        precision: makes the autocast context of the towers.
+        probe: also measure each term's gradient at the boundary and the cosines between them.
+
+    Raises:
+        NonFiniteError: a term or a gradient is NaN or infinite; names it.
+    """
+    processes = processes or Processes()
+    clock = time.perf_counter()
+    parts = {name: _split(side.inputs, chunk) for name, side in sides.items()}
+    kept: dict[SideName, Tensor] = {}
+    leaves: dict[SideName, Tensor] = {}
+    embedded = dict.fromkeys(sides, 0)
+    for name, side in sides.items():
+        keep_graph = len(parts[name]) == 1
+        with torch.set_grad_enabled(keep_graph), precision():
+            features = torch.cat([side.encode(part) for part in parts[name]])
+        if keep_graph:
+            kept[name] = features
+        embedded[name] += len(features)
+        leaves[name] = processes.gather(features).requires_grad_()
+    towers = time.perf_counter()
+
+    gradients, outcome = _loss(_filled(batch, leaves), leaves, method, progress, probe)
+    loss_done = time.perf_counter()
+
+    for name, side in sides.items():
+        own_gradient = gradients[name][own]
+        if name in kept:
+            kept[name].backward(own_gradient)
+            continue
+        done = 0
+        for part in parts[name]:
+            with torch.enable_grad(), precision():
+                features = side.encode(part)
+            features.backward(own_gradient[done : done + len(part)])
+            done += len(part)
+        embedded[name] += done
+    for side in sides.values():
+        processes.sum_gradients(side.parameters.values())
+    outcome.tower_seconds = towers - clock + time.perf_counter() - loss_done
+    outcome.loss_seconds = loss_done - towers
+    outcome.embedded = {str(name): count for name, count in embedded.items()}
+    return outcome
+
+
+@torch.no_grad()
+def evaluate(batch: Embeddings, method: Method, progress: float) -> Outcome:
+    """The terms of a complete batch without any gradient (validation)."""
+    terms = _terms(batch, method, progress)
+    values = {name: float(term) for name, term in terms.items()}
+    return Outcome(values, sum(values.values()))
+
+
+def _filled(batch: Embeddings, leaves: Mapping[SideName, Tensor]) -> Embeddings:
+    return replace(batch, image=leaves.get("image", batch.image), text=leaves.get("text", batch.text))
+
+
+def _split(inputs: Tensor, chunk: int | None) -> list[Tensor]:
+    if chunk is None or len(inputs) <= chunk:
+        return [inputs]
+    return list(inputs.split(chunk))
+
+
+def _terms(batch: Embeddings, method: Method, progress: float) -> dict[str, Tensor]:
+    some = batch.image if batch.image is not None else batch.text
+    assert some is not None
+    with torch.autocast(some.device.type, enabled=False):
+        return method.terms(batch, progress)
+
+
+def _loss(
+    batch: Embeddings, leaves: Mapping[SideName, Tensor], method: Method, progress: float, probe: bool
+) -> tuple[dict[SideName, Tensor], Outcome]:
+    """The global loss and its gradient with respect to the embeddings and the method's own parameters."""
+    with torch.enable_grad():
+        terms = _terms(batch, method, progress)
+    values = {name: float(term.detach()) for name, term in terms.items()}
+    for name, value in values.items():
+        if not _finite(value):
+            raise NonFiniteError(f"the loss term {name!r} is {value}")
+    module = method.module()
+    own_parameters = [p for p in module.parameters() if p.requires_grad] if module is not None else []
+    wanted = [*leaves.values(), *own_parameters]
+    outcome = Outcome(values, sum(values.values()))
+    if not terms or not any(term.requires_grad for term in terms.values()):
+        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}, outcome
+    if probe:
+        _probe(terms, list(leaves.values()), outcome)
+    total = torch.stack(list(terms.values())).sum()
+    found = torch.autograd.grad(total, wanted, allow_unused=True, retain_graph=True)
+    gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, found, strict=True)]
+    if not all(bool(torch.isfinite(g).all()) for g in gradients):
+        for name, term in terms.items():
+            parts = torch.autograd.grad(term, wanted, allow_unused=True, retain_graph=True)
+            if not all(g is None or bool(torch.isfinite(g).all()) for g in parts):
+                raise NonFiniteError(f"the gradient of the loss term {name!r} is not finite")
+        raise NonFiniteError("the gradient of the summed loss is not finite")
+    for parameter, gradient in zip(own_parameters, gradients[len(leaves) :], strict=True):
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    return dict(zip(leaves, gradients, strict=False)), outcome
+
+
+def _probe(terms: Mapping[str, Tensor], leaves: list[Tensor], outcome: Outcome) -> None:
+    flat: dict[str, Tensor] = {}
+    for name, term in terms.items():
+        if not term.requires_grad:
+            continue
+        parts = torch.autograd.grad(term, leaves, allow_unused=True, retain_graph=True)
+        flat[name] = torch.cat(
+            [(torch.zeros_like(x) if g is None else g).flatten() for x, g in zip(leaves, parts, strict=True)]
+        )
+    outcome.norms = {name: float(g.norm()) for name, g in flat.items()}
+    for (a, first), (b, second) in combinations(flat.items(), 2):
+        scale = float(first.norm() * second.norm())
+        outcome.cosines[f"{a}|{b}"] = float(first @ second) / scale if scale > 0 else 0.0
+
+
+def _finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")

@@ -1,0 +1,368 @@
+"""The training loop: batches in, gradient across the boundary, update, log, checkpoint.
+
+It knows no method and no model library. Everything random is a function of (seed, step), everything that changes is
+in the checkpoint, so a run that was killed goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modalign import features
+from modalign.console import Reporter
+from modalign.data import order
+from modalign.embeddings import Embeddings
+from modalign.errors import ModalignError, NonFiniteError
+from modalign.methods.base import Method
+from modalign.models.dual_encoder import DualEncoder
+from modalign.objectives.distillation import sharpness_warning
+from modalign.recipe import Recipe
+from modalign.training import boundary, checkpoint, optimizer, state
+from modalign.training.cost import Cost
+from modalign.training.distributed import Processes
+from modalign.training.inputs import Batch, TrainingSet, batches
+from modalign.training.log import MetricsLog
+from modalign.training.precision import autocast
+from modalign.training.scope import Scope
+
+
+class InterruptedRunError(ModalignError):
+    """The user stopped the run; its state was saved."""
+
+
+@dataclass
+class Loop:
+    """One training run, from its first or any later step to its last.
+
+    Args:
+        model: on its device; the parameters in `scope` train in place.
+        method: gives the terms.
+        recipe: every setting.
+        scope: what trains.
+        data: the training rows and stored signals.
+        validation: held-out rows and their signals, or None.
+        folder: the run folder.
+        processes: this process's place.
+        reporter: what the user sees.
+        cost: accumulates.
+    """
+
+    model: DualEncoder
+    method: Method
+    recipe: Recipe
+    scope: Scope
+    data: TrainingSet
+    validation: TrainingSet | None
+    folder: Path
+    processes: Processes = field(default_factory=Processes)
+    reporter: Reporter = field(default_factory=Reporter)
+    cost: Cost = field(default_factory=Cost)
+
+    def __post_init__(self) -> None:
+        self.per_epoch = order.steps_per_epoch(
+            len(self.data.pairs), self.recipe.data.batch_size, self.recipe.data.drop_last
+        )
+        self.steps = self.per_epoch * self.recipe.epochs
+        if self.recipe.steps is not None:
+            self.steps = min(self.steps, self.recipe.steps)
+        self.device = self.model.device
+        module = self.method.module()
+        if module is not None:
+            module.to(self.device)
+        self.method_parameters = dict(module.named_parameters()) if module is not None else {}
+        self.trained: dict[str, nn.Parameter] = self.scope.trained
+        self.optimizer = optimizer.build(self.trained, self.method_parameters, self.recipe.optimizer)
+        self.teacher = self.model.frozen_copy() if self.scope.live else None
+        self.step = 0
+        self._began = (0, 0.0)
+        self._stop = threading.Event()
+
+    # ---- the loop -------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Trains from `self.step` to the end.
+
+        Raises:
+            NonFiniteError: a term or gradient is not finite; the state before that step is saved.
+            InterruptedRunError: Ctrl-C or SIGTERM; the state after the last whole step is saved.
+        """
+        every = self.recipe.checkpoint.every or self.per_epoch
+        self._began = (self.step, time.perf_counter())
+        stream = batches(
+            self.data, self.model, self.recipe, self.processes, self.step, self.steps, pixels=self._reads_pixels
+        )
+        with (
+            MetricsLog(self.folder / "metrics.jsonl" if self.processes.is_main else None, self.step) as log,
+            self._interruptible(),
+            self.reporter.progress(f"training ({self.method.name})", self.steps, start=self.step) as update,
+        ):
+            if self.step == 0 and self.validation is not None:
+                log.write({"step": 0, "validation": self._validate()})
+            while self.step < self.steps:
+                waiting = time.perf_counter()
+                batch = next(stream)
+                self.cost.spend("data", time.perf_counter() - waiting)
+                try:
+                    record = self._one_step(batch)
+                except NonFiniteError as error:
+                    saved = self._save()
+                    raise NonFiniteError(
+                        f"step {self.step + 1}: {error}; the weights before it are kept in {saved}: "
+                        "lower optimizer.lr or set optimizer.clip_norm, then start a new run"
+                    ) from None
+                self.step += 1
+                update(self.step, self._note(record))
+                if self.validation is not None and (self.step % self.per_epoch == 0 or self.step == self.steps):
+                    record["validation"] = self._validate()
+                log.write(record)
+                stopping = self.processes.any(self._stop.is_set())
+                if stopping or self.step % every == 0 or self.step == self.steps:
+                    saved = self._save()
+                if stopping and self.step < self.steps:
+                    raise InterruptedRunError(
+                        f"stopped after step {self.step} of {self.steps}; go on with --out {self.folder} --resume"
+                    )
+
+    def _one_step(self, batch: Batch) -> dict[str, Any]:
+        progress = (batch.step + 1) / self.steps
+        probe = self.recipe.probe_every > 0 and batch.step % self.recipe.probe_every == 0
+        self.optimizer.zero_grad(set_to_none=True)
+        begin = time.perf_counter()
+        sides = self._sides(batch)
+        record = self._embeddings(self.data, batch, {})
+        prepared = time.perf_counter() - begin
+        outcome = boundary.backward(
+            sides,
+            record,
+            batch.own,
+            self.method,
+            progress,
+            chunk=self.recipe.chunk,
+            processes=self.processes,
+            precision=self._precision,
+            probe=probe,
+        )
+        begin = time.perf_counter()
+        everything = [*self.trained.values(), *self.method_parameters.values()]
+        limit = self.recipe.optimizer.clip_norm
+        norm = float(nn.utils.clip_grad_norm_(everything, math.inf if limit is None else limit))
+        if not math.isfinite(norm):
+            raise NonFiniteError(f"the gradient of the towers is {norm}, though that at the embeddings is finite")
+        rate = optimizer.set_rate(self.optimizer, optimizer.factor(self.recipe.schedule, batch.step, self.steps))
+        self.optimizer.step()
+        self.cost.spend("towers", prepared + outcome.tower_seconds + time.perf_counter() - begin)
+        self.cost.spend("loss", outcome.loss_seconds)
+        self._count(batch, outcome)
+        line: dict[str, Any] = {
+            "step": batch.step + 1,
+            "epoch": batch.epoch,
+            "progress": progress,
+            "loss": outcome.loss,
+            "terms": outcome.terms,
+            "lr": rate,
+            "gradient_norm": norm,
+        }
+        if batch.step == 0:
+            line["effective_logit_scale"] = self._check_scale(record)
+        if probe:
+            line["boundary"] = {"norms": outcome.norms, "cosines": outcome.cosines}
+        return line
+
+    # ---- what goes to the boundary --------------------------------------------------------------------------
+
+    def _sides(self, batch: Batch) -> dict[boundary.SideName, boundary.Side]:
+        """The trained towers with their own rows: pixels and tokens, or stored trunk outputs."""
+        sides: dict[boundary.SideName, boundary.Side] = {}
+        model, rows, captions = self.model, batch.rows[batch.own], batch.captions[batch.own]
+        for tower, parameters in self.scope.parameters.items():
+            if self.scope.projection:
+                stored = self.data.trunk[tower][rows if tower == "image" else captions].to(self.device)
+                project = model.project_image if tower == "image" else model.project_text
+                sides[tower] = boundary.Side(project, parameters, stored)
+            elif tower == "image":
+                sides[tower] = boundary.Side(model.encode_image, parameters, self._pixels(batch))
+            else:
+                sides[tower] = boundary.Side(model.encode_text, parameters, self._tokens(batch))
+        return sides
+
+    def _embeddings(self, data: TrainingSet, batch: Batch, present: Mapping[str, Tensor]) -> Embeddings:
+        """Everything of a global batch that is known without the trained towers.
+
+        Args:
+            data: training or validation rows.
+            batch: which of them.
+            present: features of the present model that need no gradient, by tower.
+        """
+        frozen = {tower: self._stored(rows, tower, batch) for tower, rows in data.features.items()}
+        for tower in self.scope.live:
+            frozen[tower] = self.processes.gather(self._ask_teacher(data, tower, batch))
+        for tower in self.scope.reads:
+            if tower not in self.scope.parameters and tower not in present:
+                present = {**present, tower: frozen[tower]}
+        return Embeddings(
+            image=present.get("image"),
+            text=present.get("text"),
+            frozen_image=frozen.get("image"),
+            frozen_text=frozen.get("text"),
+            image_ids=data.image_ids[batch.rows].to(self.device),
+            caption_ids=data.caption_ids[batch.captions].to(self.device),
+            logit_scale=self.model.logit_scale,
+            logit_bias=self.model.logit_bias,
+            draws=self._draw(batch.step, len(batch.rows)),
+        )
+
+    def _stored(self, rows: Tensor, tower: str, batch: Batch) -> Tensor:
+        return rows[batch.rows if tower == "image" else batch.captions].to(self.device)
+
+    def _draw(self, step: int, rows: int) -> dict[str, Tensor]:
+        drawn = self.method.draw(self.recipe.seed, step, rows, self.model.embed_dim)
+        return {name: tensor.to(self.device) for name, tensor in drawn.items()}
+
+    @torch.no_grad()
+    def _ask_teacher(self, data: TrainingSet, tower: str, batch: Batch) -> Tensor:
+        assert self.teacher is not None
+        if data is not self.data:  # validation rows come without pixels
+            return data.features[tower][batch.rows if tower == "image" else batch.captions].to(self.device)
+        encode = self.teacher.encode_image if tower == "image" else self.teacher.encode_text
+        inputs = self._pixels(batch) if tower == "image" else self._tokens(batch)
+        with self._precision():
+            return torch.cat([encode(part) for part in inputs.split(self.recipe.chunk or max(1, len(inputs)))])
+
+    @property
+    def _reads_pixels(self) -> bool:
+        return "image" in self.scope.live or ("image" in self.scope.parameters and not self.scope.projection)
+
+    def _pixels(self, batch: Batch) -> Tensor:
+        assert batch.pixels is not None
+        return batch.pixels.to(self.device, self.model.dtype)
+
+    def _tokens(self, batch: Batch) -> Tensor:
+        captions = [self.data.captions[i] for i in batch.captions[batch.own].tolist()]
+        return self.model.tokenize(captions).to(self.device)
+
+    def _precision(self) -> Any:
+        return autocast(self.recipe.precision, self.device)
+
+    # ---- validation -----------------------------------------------------------------------------------------
+
+    def _validate(self) -> dict[str, Any]:
+        """The terms on the held-out rows with the present weights, averaged over batches of the training size."""
+        assert self.validation is not None
+        held = self.validation
+        with self.cost.timed("evaluation"):
+            present = self._present_features(held)
+            totals: dict[str, float] = {}
+            size = min(self.recipe.data.batch_size, len(held.pairs))
+            index = torch.arange(len(held.pairs))
+            progress = max(1, self.step) / self.steps
+            for number, rows in enumerate(index.split(size)):
+                batch = Batch(self.steps + number, 0, rows, held.first[rows], slice(0, len(rows)), None)
+                features_now = {tower: self._stored(rows_now, tower, batch) for tower, rows_now in present.items()}
+                record = self._embeddings(held, batch, features_now)
+                outcome = boundary.evaluate(record, self.method, progress)
+                for name, value in outcome.terms.items():
+                    totals[name] = totals.get(name, 0.0) + value * len(rows) / len(index)
+        return {"terms": totals, "loss": sum(totals.values()), "rows": len(held.pairs)}
+
+    @torch.no_grad()
+    def _present_features(self, held: TrainingSet) -> dict[str, Tensor]:
+        present: dict[str, Tensor] = {}
+        for tower in self.scope.reads:
+            if tower in held.trunk:
+                present[tower] = features.project(self.model, tower, held.trunk[tower], precision=self._precision())
+            elif tower not in self.scope.parameters and tower in held.features:
+                present[tower] = held.features[tower]
+            elif tower == "image":
+                wheres = [row.where for row in held.pairs.rows]
+                present[tower] = features.image_features(
+                    self.model, held.pairs.paths, wheres, workers=self.recipe.data.workers, precision=self._precision()
+                ).features
+            else:
+                present[tower] = features.text_features(self.model, held.captions, precision=self._precision())
+        return present
+
+    # ---- state ----------------------------------------------------------------------------------------------
+
+    def _save(self) -> Path | None:
+        saved: Path | None = None
+        if self.processes.is_main:
+            with self.cost.timed("other"):
+                tensors = state.pack(self.trained, self.method.module(), self.optimizer)
+                told = {"cost": self.cost.to_state()}
+                kept = self.recipe.checkpoint.keep
+                saved = checkpoint.save(self.folder / "checkpoints", self.step, tensors, told, kept).path
+        self.processes.barrier()
+        return saved
+
+    def restore(self) -> bool:
+        """Goes back to the newest whole checkpoint; False when there is none.
+
+        Raises:
+            OutputError: the checkpoint belongs to another set of trained parameters.
+        """
+        found = checkpoint.newest(self.folder / "checkpoints")
+        if found is None:
+            return False
+        state.unpack(found.tensors(), self.trained, self.method.module(), self.optimizer, found.path)
+        self.step = found.step
+        self.cost.add(Cost.from_state(found.state["cost"]))
+        return True
+
+    # ---- telling --------------------------------------------------------------------------------------------
+
+    def _note(self, record: Mapping[str, Any]) -> str:
+        rate = (
+            (self.step - self._began[0]) * self.recipe.data.batch_size / max(1e-9, time.perf_counter() - self._began[1])
+        )
+        terms = "  ".join(f"{name} {value:.4g}" for name, value in record["terms"].items())
+        return f"{rate:.0f} pairs/s  {terms}"
+
+    def _check_scale(self, record: Embeddings) -> float | None:
+        """The sharpness that raw similarities imply, logged once, with a warning where it is far from CLIP's."""
+        scale = self.method.effective_logit_scale(record)
+        warning = sharpness_warning(scale) if scale is not None else None
+        if warning is not None:
+            self.reporter.say(f"warning: {warning}")
+        return scale
+
+    def _count(self, batch: Batch, outcome: boundary.Outcome) -> None:
+        rows = len(batch.rows)
+        self.cost.samples += rows
+        for tower in ("image", "text"):
+            if not self.scope.projection:
+                self.cost.forward[tower] += outcome.embedded.get(tower, 0) * self.processes.world
+            if tower in self.scope.live:
+                self.cost.forward[tower] += rows
+            networks = (tower in self.scope.reads) + (f"frozen_{tower}" in self.method.needs)
+            self.cost.published[tower] += networks * rows
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM let the present step finish; a second Ctrl-C stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: object) -> None:
+            if self._stop.is_set():
+                raise KeyboardInterrupt
+            self._stop.set()
+            self.reporter.say("stopping after this step …")
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
