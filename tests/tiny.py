@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +141,15 @@ def write_open_clip(folder: Path, module: torch.nn.Module, config: dict[str, Any
 def clip_tokenizer(context_length: int, merges: int | None = None) -> Any:
     """transformers' CLIPTokenizer from open_clip's own byte-pair vocabulary, or from its first merges alone."""
     import open_clip
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizerFast
 
     bpe = open_clip.SimpleTokenizer()
     pairs = [pair for pair in bpe.bpe_ranks if len(pair) == 2][:merges]
     words = [*list(bpe.encoder)[: 512 + len(pairs)], "<|startoftext|>", "<|endoftext|>"]
-    vocab = {word: index for index, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=context_length)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+        Path(folder, "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, pairs), ""]))
+        return CLIPTokenizerFast.from_pretrained(folder, model_max_length=context_length)
 
 
 def _perturb(module: torch.nn.Module) -> None:

@@ -296,8 +296,8 @@ def test_transformers_folders_that_cannot_be_read(folders: dict[str, Path], tmp_
 def test_missing_tokenizer_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
     for kind in ("hf", "custom"):
         shutil.copytree(folders[kind], tmp_path / kind)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            (tmp_path / kind / name).unlink()
+        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt"):
+            (tmp_path / kind / name).unlink(missing_ok=True)
         assert str(tmp_path / kind) in refusal(tmp_path / kind)
 
 

@@ -49,7 +49,7 @@ def test_features_are_the_librarys_own(folders: dict[str, Path], kind: str) -> N
         assert relative(ours.encode_text(tokens), theirs.encode_text(tokens)) < 2e-6
         for row in tokens:  # a short caption alone is embedded at its own length
             assert relative(ours.encode_text(row[None]), theirs.encode_text(row[None])) < 2e-6
-    assert ours.logit_scale == pytest.approx(float(theirs.logit_scale.exp())) and ours.logit_bias is None
+    assert ours.logit_scale == pytest.approx(theirs.logit_scale.exp().item()) and ours.logit_bias is None
 
 
 def test_true_lengths(folders: dict[str, Path]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPProcessor
 from transformers.utils import logging as transformers_logging
@@ -18,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from modalign.errors import ModelError
 from modalign.models.dual_encoder import DualEncoder, TowerName
 from modalign.models.folder import read_json, read_record
-from modalign.models.hub import asking_hub, refuse_code
+from modalign.models.hub import asking_hub, commit_of, refuse_code
 from modalign.models.tokenization import digest, need_vocabulary, stable, transformers_tokenizer_identity
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -144,7 +145,7 @@ class HuggingFaceClip(DualEncoder):
     def write(self, folder: Path) -> None:
         """Writes transformers' own files: configuration, weights, tokenizer and image processor."""
         with _quiet():
-            self.network.save_pretrained(folder, safe_serialization=True)
+            self.network.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
 
@@ -159,7 +160,11 @@ def load_hugging_face(rest: str, spec: str) -> HuggingFaceClip:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"there is no folder {rest}: check the path after hf:")
     with asking_hub(f"{rest} from the hub", "use a local copy: hf:<folder>"):
-        return _load(name, spec, revision=revision or None)
+        config = Path(hf_hub_download(name, "config.json", revision=revision or None))
+        _need_clip(config)
+        model = _load(name, spec, revision=commit_of(config))  # all files from one commit
+    model.revision = commit_of(config)
+    return model
 
 
 def from_folder(folder: Path, spec: str) -> HuggingFaceClip:
@@ -168,12 +173,7 @@ def from_folder(folder: Path, spec: str) -> HuggingFaceClip:
     Raises:
         ModelError: something is missing, damaged, of another type, or does not fit.
     """
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind != "clip":
-        raise ModelError(
-            f"{folder / 'config.json'} has model_type {kind!r}, and only 'clip' (CLIPModel) is read: "
-            "use a CLIP, or open_clip:<…> for a model of open_clip"
-        )
+    _need_clip(folder / "config.json")
     if not any((folder / name).is_file() for name in WEIGHTS):
         raise ModelError(f"{folder} has a configuration but no weights: copy {WEIGHTS[0]} into it")
     need_vocabulary(folder)
@@ -210,7 +210,16 @@ def _load(name: str, spec: str, **where: Any) -> HuggingFaceClip:
     ends, read = processor.tokenizer.eos_token_id, module.config.text_config.eos_token_id
     if read not in (2, ends):
         logger.warning("%s: captions end with id %s but are read at id %s (text_config.eos_token_id)", name, ends, read)
-    return HuggingFaceClip(module, processor, spec, revision=getattr(module.config, "_commit_hash", None))
+    return HuggingFaceClip(module, processor, spec)
+
+
+def _need_clip(config: Path) -> None:
+    kind = read_json(config).get("model_type")
+    if kind != "clip":
+        raise ModelError(
+            f"{config} has model_type {kind!r}, and only 'clip' (CLIPModel) is read: "
+            "use a CLIP, or open_clip:<…> for a model of open_clip"
+        )
 
 
 @contextmanager

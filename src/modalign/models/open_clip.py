@@ -13,7 +13,7 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.model import set_model_preprocess_cfg
 from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
-from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
+from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from modalign.errors import ModelError
@@ -119,23 +119,25 @@ class OpenClip(DualEncoder):
     def text_trunk(self, tokens: Tensor) -> Tensor:
         """B×L → B×w: the text tower up to, and without, its projection."""
         text = self._text
-        length = int(self.token_lengths(tokens).max())
+        lengths = self.token_lengths(tokens)
         if isinstance(text, HFTextEncoder):
             with _without(text, "proj", nn.Identity()):
-                return _pooled(text(tokens[:, :length]))
+                return _pooled(text(tokens[:, : int(lengths.max())]))
         if self._causal:
-            return self._causal_trunk(tokens[:, :length])
+            return self._causal_trunk(tokens, lengths)
         with _without(text, "text_projection"):
             return _pooled(text(tokens) if isinstance(text, TextTransformer) else text.encode_text(tokens))
 
-    def _causal_trunk(self, tokens: Tensor) -> Tensor:
-        """The library's own forward pass, which insists on full-length input, on a slice of the positions."""
-        text, length = self._text, tokens.shape[1]
+    def _causal_trunk(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """The library's own forward pass, which insists on full-length input, on a slice of the positions.
+
+        A causal tower pools one token, the last that can change the feature.
+        """
+        text, length = self._text, int(lengths.max())
         dtype = text.transformer.get_cast_dtype()
-        hidden = text.token_embedding(tokens).to(dtype) + text.positional_embedding[:length].to(dtype)
+        hidden = text.token_embedding(tokens[:, :length]).to(dtype) + text.positional_embedding[:length].to(dtype)
         hidden = text.ln_final(text.transformer(hidden, attn_mask=text.attn_mask[:length, :length]))
-        pool, eos = _pooling(text)
-        pooled: Tensor = text_global_pool(hidden, tokens, pool, eos_token_id=eos)
+        pooled: Tensor = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
         return pooled
 
     def project_text(self, hidden: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from modalign.errors import ModelError
 
 VOLATILE = frozenset(
     {
+        "_attn_implementation_autoset",
         "_commit_hash",
         "_name_or_path",
         "_processor_class",

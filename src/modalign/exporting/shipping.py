@@ -1,0 +1,88 @@
+"""From a model to a folder another library loads: convert, write, verify, and only then give it its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from modalign.errors import ExportError, OutputError
+from modalign.models import DualEncoder, load
+from modalign.models.folder import versions, whole_folder
+
+
+def export(model: DualEncoder | str | Path, path: str | Path, format: str) -> Path:
+    """Exports a model and verifies it in a fresh process before the folder gets its name.
+
+    Writes the target library's files in float32, a README.md with the code that loads them, and export.json with
+    what was compared; prints the comparison.
+
+    Args:
+        model: a model, a run folder or any model spec.
+        path: the folder to write; new or empty.
+        format: "open_clip" or "transformers".
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: the folder is not empty, or cannot be written.
+        ExportError: the target cannot express the model (the message names the layer), or what was written does not
+            load back the same; nothing is kept then.
+        ModelError: there is no such model.
+    """
+    from modalign.exporting.away import restore, source_paths
+    from modalign.exporting.card import card
+    from modalign.exporting.probes import probe_captions, probe_pictures
+    from modalign.exporting.verify import verify
+
+    path = Path(path).expanduser().absolute()
+    if format not in TARGETS:
+        raise ExportError(f"there is no format {format!r}: use {' or '.join(TARGETS)}")
+    if path.is_dir() and any(path.iterdir()):
+        raise OutputError(f"{path} is not empty: choose a new folder, or empty it")
+    if not isinstance(model, DualEncoder):
+        restore(source_paths(str(model)))
+        model = load(model)
+    source = model.frozen_copy().to("cpu", torch.float32)
+    target = TARGETS[format](source)
+    sources = source_paths(model.spec, getattr(model, "config", None) if model.family == "open_clip" else None)
+    with whole_folder(path) as draft:
+        target.write(draft)
+        (draft / "README.md").write_text(card(target), encoding="utf-8")
+        run = Path(model.spec).expanduser()
+        found = verify(source, draft, sources, probe_pictures(run), probe_captions(run))
+        (draft / "README.md").write_text(card(target, found), encoding="utf-8")
+        record = {
+            "format": format,
+            "spec": model.spec,
+            "revision": model.revision,
+            "fingerprint": target.fingerprint,
+            "versions": versions(),
+        }
+        content = json.dumps(record | found.to_dict(), indent=2, ensure_ascii=False)
+        (draft / "export.json").write_text(content + "\n", encoding="utf-8")
+    print(found.to_table())
+    return path
+
+
+def _to_open_clip(model: DualEncoder) -> DualEncoder:
+    from modalign.exporting.open_clip import to_open_clip
+    from modalign.models.hugging_face import HuggingFaceClip
+
+    return to_open_clip(model) if isinstance(model, HuggingFaceClip) else model
+
+
+def _to_transformers(model: DualEncoder) -> DualEncoder:
+    from modalign.exporting.hugging_face import to_transformers
+    from modalign.models.open_clip import OpenClip
+
+    return to_transformers(model) if isinstance(model, OpenClip) else model
+
+
+TARGETS: dict[str, Callable[[DualEncoder], DualEncoder]] = {
+    "open_clip": _to_open_clip,
+    "transformers": _to_transformers,
+}
