@@ -174,7 +174,7 @@ def judge(
     rows = []
     for (name, old), new in zip(first.items(), second.values(), strict=True):
         change = difference(old, new, resamples=resamples, seed=seed)
-        if identical:  # one and the same model has not changed on examples unseen either
+        if identical and np.array_equal(old.outcomes, new.outcomes):  # nor has it changed on examples unseen
             change = Difference(0.0, 0.0, 0.0, 0.0)
         better_low, better_high = (change.low, change.high) if old.higher_is_better else (-change.high, -change.low)
         told = verdict(better_low, better_high, accepted[name])
