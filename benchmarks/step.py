@@ -25,7 +25,7 @@ from modalign.environment import versions
 from modalign.models.open_clip import OpenClip
 from modalign.training import boundary
 
-WORDS = "a the red small old dog cat boat tree man woman child street house near with on under over and two".split()
+WORDS = ["a", "the", "red", "small", "old", "dog", "cat", "boat", "tree", "man", "woman", "street", "near", "on", "two"]
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -165,10 +166,13 @@ def refine(
         evaluation__strict=strict,
     )
     run = run_recipe(resolved, out, resume=resume, reporter=Reporter())
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun, one process speaks
     if run.gate is not None:
         _print_rows(run.gate.to_table())
-    if run.gate is not None:
-        typer.echo(run.gate.sentence)
+        typer.echo(f"verdict: {run.gate.sentence}")
+    if run.interpolation:
+        typer.echo(f"between before and after: {run.interpolation}")
     typer.echo(f"report: {run.report}")
     raise typer.Exit(run.exit_code)
 
@@ -269,7 +273,7 @@ def compare(
             raise typer.BadParameter("name at least one --task, or compare two JSON files of `modalign evaluate`")
     gate = judge(pair[0], pair[1], tolerance)
     _print_rows(gate.to_table())
-    typer.echo(gate.sentence)
+    typer.echo(f"verdict: {gate.sentence}")
     _write_json(json_file, gate.to_dict())
     raise typer.Exit(gate.exit_code(strict))
 

@@ -59,18 +59,21 @@ class Run:
         folder: where everything lies.
         gate: the verdict per metric, or None when no task was judged.
         strict: whether "cannot tell" fails.
+        interpolation: where something got worse: which weights between before and after did not, in one line.
     """
 
     folder: Path
     gate: Gate | None
     strict: bool = False
+    interpolation: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Run:
         """A finished run, from what its folder holds."""
-        gate = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["gate"]
+        record = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
         strict = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["evaluation"]["strict"]
-        return cls(folder, Gate.from_dict(gate) if gate is not None else None, bool(strict))
+        gate = Gate.from_dict(record["gate"]) if record["gate"] is not None else None
+        return cls(folder, gate, bool(strict), (record["interpolation"] or {}).get("sentence", ""))
 
     @property
     def exit_code(self) -> int:
@@ -347,7 +350,7 @@ class _Job:
             write_atomically(self.out / "cost.json", json.dumps(cost, indent=1))
             page.write(self.out)
         self.processes.barrier()
-        return Run(self.out, gate, self.recipe.evaluation.strict)
+        return Run.read(self.out)
 
     def _gap(self) -> dict[str, Any] | None:
         """The gap before and after on the same pairs, with paired intervals of each change."""

@@ -59,3 +59,33 @@ def test_a_run_begun_alone_goes_on_with_two_processes(tmp_path: Path) -> None:
     for name, value in expected.items():
         torch.testing.assert_close(first[name], value, rtol=0, atol=1e-9)
         assert torch.equal(first[name], second[name])
+
+
+def test_the_whole_command_runs_under_torchrun(tmp_path: Path) -> None:
+    from tests.tiny import tiny_open_clip, write_pairs
+
+    spec = tiny_open_clip(tmp_path / "clip", quick_gelu=True)
+    write_pairs(tmp_path / "pairs", n=40)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    arguments = ["-m", "modalign", "refine", "--model", spec, "--data", str(tmp_path / "pairs"), "--batch-size", "8"]
+    arguments += [
+        "--lr",
+        "1e-4",
+        "--set",
+        "data.validation=0.5",
+        "--set",
+        "evaluation.resamples=200",
+        "--device",
+        "cpu",
+    ]
+    losses = []
+    for world in (1, 2):
+        out = tmp_path / f"run{world}"
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+        done = subprocess.run([*start, *arguments, "--out", str(out)], env=environment, capture_output=True, text=True)
+        assert done.returncode in (0, 1), done.stderr[-2000:]  # torchrun turns the gate's 3 into 1
+        assert (out / "report.html").is_file(), done.stderr[-2000:]
+        assert json.loads((out / "environment.json").read_text())["processes"] == world
+        steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses.append([record["loss"] for record in steps if "loss" in record])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)

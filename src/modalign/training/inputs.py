@@ -283,14 +283,18 @@ def _gather_cpu(processes: Processes, rows: Tensor) -> Tensor:
 
 
 def _key(model: DualEncoder, pairs: Pairs, recipe: Recipe, plan: Plan) -> str:
-    """Changes with weights, transform, tokenizer, captions, files (path, size, mtime), versions and precision."""
+    """Changes with weights, transform, tokenizer, captions, files (path, size, mtime), versions and precision.
+
+    Where only trunk outputs are stored, the projections' weights do not count: other heads may share them.
+    """
     digest = hashlib.sha256()
     stats = []
     for path in dict.fromkeys(pairs.paths):
         stat = path.stat() if path.exists() else None
         stats.append((str(path), stat.st_size, stat.st_mtime_ns) if stat is not None else (str(path), -1, -1))
+    projected_only = not plan.features - plan.trunk and bool(plan.trunk)
     facts = [
-        model.fingerprint,
+        model.trunk_fingerprint(map(_tower, sorted(plan.trunk))) if projected_only else model.fingerprint,
         pairs.fingerprint,
         stats,
         sorted(plan.trunk),

@@ -9,12 +9,10 @@ from torch import nn
 
 from modalign.errors import RecipeError
 from modalign.methods.base import Method
-from modalign.models.dual_encoder import DualEncoder, TowerName
+from modalign.models.dual_encoder import TOWERS, DualEncoder, TowerName
 from modalign.recipe import Recipe
 from modalign.training.inputs import Plan
 from modalign.training.optimizer import frozen_by_group
-
-TOWERS: tuple[TowerName, ...] = ("image", "text")
 
 
 @dataclass
