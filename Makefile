@@ -16,8 +16,8 @@ test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "$(SLOW)"
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev

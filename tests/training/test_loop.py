@@ -181,7 +181,7 @@ def test_the_trajectory_is_adamw_on_the_published_sum(tmp_path: Path) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.module.parameters(), 0.5)
         optimizer.step()
-        assert records(tmp_path / "run")[step]["loss"] == pytest.approx(float(loss), rel=1e-9)
+        assert records(tmp_path / "run")[step]["loss"] == pytest.approx(float(loss.detach()), rel=1e-9)
     for name, parameter in model.module.named_parameters():
         torch.testing.assert_close(weights(ours)[name], parameter.detach(), rtol=0, atol=1e-10)
 
