@@ -12,7 +12,7 @@ from modalign.errors import RecipeError
 def test_defaults_are_the_published_clip_refine_recipe() -> None:
     """CVPR 2025, arXiv 2504.12717: AdamW 1e-6 constant, decay .1 on everything, no clipping, batch 512, one epoch."""
     default = recipe.load(None)
-    assert default.method == {"name": "clip-refine"}
+    assert default.method["name"] == "clip-refine" and default.method["alpha"] == 0.5  # every default is written out
     assert (default.optimizer.lr, default.optimizer.betas, default.optimizer.weight_decay) == (1e-6, (0.9, 0.999), 0.1)
     assert default.optimizer.clip_norm is None and default.schedule.name == "constant"
     assert (default.data.batch_size, default.data.drop_last, default.epochs, default.train) == (512, True, 1, "full")
@@ -41,8 +41,13 @@ def test_overrides_win_over_the_file_and_numbers_like_1e_6_are_numbers(tmp_path:
     assert loaded.optimizer.lr == 1e-5 and loaded.optimizer.weight_decay == 1e-4
     assert loaded.epochs == 2 and loaded.seed == 0
     other = recipe.load(tmp_path / "r.yaml", method__name="contrastive")
-    assert other.method == {"name": "contrastive"}  # alpha belonged to the method that was replaced
+    assert (
+        other.method["name"] == "contrastive" and "alpha" not in other.method
+    )  # alpha belonged to the method that was replaced
     assert recipe.load(tmp_path / "r.yaml", ["method.alpha=0.4"]).method["alpha"] == 0.4
+    for odd in ("method: contrastive\n", "method:\n"):
+        (tmp_path / "odd.yaml").write_text(odd)
+        assert recipe.load(tmp_path / "odd.yaml", method__name="hycd").method["name"] == "hycd"
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def compare(
             pair.append(_evaluate(spec, task, templates, device, batch_size, workers, seed))
         else:
             raise typer.BadParameter("name at least one --task, or compare two JSON files of `modalign evaluate`")
-    gate = judge(pair[0], pair[1], tolerance)
+    gate = judge(pair[0], pair[1], tolerance, seed=seed)
     _print_rows(gate.to_table())
     typer.echo(f"verdict: {gate.sentence}")
     _write_json(json_file, gate.to_dict())
@@ -317,9 +317,11 @@ def _evaluate(
     from modalign.evaluation.tasks import evaluate as run
     from modalign.models import load
     from modalign.training.precision import device as resolve
+    from modalign.training.precision import tf32
 
     loaded = load(model).to(resolve(device))
-    return run(loaded, tasks, templates=templates, batch_size=batch_size, workers=workers, seed=seed)
+    with tf32(False):
+        return run(loaded, tasks, templates=templates, batch_size=batch_size, workers=workers, seed=seed)
 
 
 def _print_rows(rows: list[list[str]]) -> None:

@@ -16,6 +16,7 @@ from modalign.features import image_features, text_features
 from modalign.gap import GapReport, measure
 from modalign.models import load
 from modalign.training.precision import device as resolve
+from modalign.training.precision import tf32
 
 
 def measure_model(
@@ -51,7 +52,7 @@ def measure_model(
     pairs = sources.pairs(data, max_bad=max_bad)
     encoder = load(model).to(place)
     wheres = [row.where for row in pairs.rows]
-    with reporter.progress("embedding", len(set(pairs.paths)), "pictures") as update:
+    with tf32(False), reporter.progress("embedding", len(set(pairs.paths)), "pictures") as update:
         seen = image_features(
             encoder,
             pairs.paths,
@@ -62,7 +63,8 @@ def measure_model(
             progress=lambda done, _: update(done),
         )
     captions = [pairs[i].captions[0] for i in seen.kept.tolist()]
-    text = text_features(encoder, captions, batch_size=batch_size)
+    with tf32(False):
+        text = text_features(encoder, captions, batch_size=batch_size)
     told = {
         "model": {"spec": model, "fingerprint": encoder.fingerprint},
         "data": {"spec": data, "pairs": len(captions), "left_out": len(seen.bad), "caption": "the first of each row"},

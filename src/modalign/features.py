@@ -6,6 +6,7 @@ signals, the stored inputs of a projection, every evaluation task) comes through
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -31,11 +32,13 @@ class ImagePass:
         features: K×w float32 (or the model's wider type) on CPU, raw; row k belongs to input position `kept[k]`.
         kept: K positions that could be read, ascending.
         bad: the others, each with file, row and reason.
+        waited: seconds spent waiting for decoded pictures.
     """
 
     features: Tensor
     kept: Tensor
     bad: list[BadRow]
+    waited: float = 0.0
 
 
 @dataclass
@@ -88,11 +91,12 @@ def image_features(
     bad = BadRows(max_bad, len(distinct))
     trunk_only = part == "trunk" or memo is not None
     batches = torch.arange(len(wanted)).split(batch_size)
-    done = 0
+    done, waited, began = 0, 0.0, time.perf_counter()
     context = precision if precision is not None else nullcontext()
     for batch in image_batches(
         wanted, [wheres[distinct[p]] for p in wanted], model.preprocess, batches, workers=workers
     ):
+        waited += time.perf_counter() - began
         bad.add(batch.bad)
         bad.check()
         if len(batch.index) and len(bad) <= max_bad:
@@ -104,6 +108,7 @@ def image_features(
         done += len(batch.index) + len(batch.bad)
         if progress is not None:
             progress(done, len(wanted))
+        began = time.perf_counter()
     bad.finish()
     if memo is not None:
         memo.rows = hidden
@@ -111,7 +116,7 @@ def image_features(
     stacked = torch.stack([hidden[paths[position]] for position in kept]) if kept else torch.empty(0, model.embed_dim)
     if trunk_only and part == "features":
         stacked = project(model, "image", stacked, batch_size=batch_size, precision=precision)
-    return ImagePass(stacked, torch.tensor(kept, dtype=torch.long), list(bad.rows))
+    return ImagePass(stacked, torch.tensor(kept, dtype=torch.long), list(bad.rows), waited)
 
 
 def readable(

@@ -80,7 +80,7 @@ class ScheduleRecipe(Section):
 class CheckpointRecipe(Section):
     """When the training state is written."""
 
-    every: int | None = Field(None, ge=1, description="steps between checkpoints; null = at the end of each epoch")
+    every: int = Field(100, ge=1, description="steps between checkpoints; there is one at each epoch's end as well")
     keep: int = Field(2, ge=1, description="how many of the newest are kept")
 
 
@@ -153,8 +153,10 @@ def load(source: str | Path | None, overrides: Iterable[str] = (), **values: Any
     for key, value in values.items():
         if value is None:
             continue
-        if key == "method__name" and tree.get("method", {}).get("name", value) != value:
-            tree["method"] = {}  # another method's settings mean nothing to this one
+        if key == "method__name":
+            given = tree.get("method")
+            if not isinstance(given, dict) or given.get("name", DEFAULT_METHOD) != value:
+                tree["method"] = {}  # another method's settings mean nothing to this one
         _put(tree, key.split("__"), value)
     for text in overrides:
         key, separator, value = text.partition("=")
@@ -164,21 +166,22 @@ def load(source: str | Path | None, overrides: Iterable[str] = (), **values: Any
             _put(tree, key.strip().split("."), _number(yaml.safe_load(value)))
         except yaml.YAMLError:
             raise RecipeError(f"--set {text}: {value!r} is not a YAML value; quote it") from None
-    method = tree.setdefault("method", {"name": DEFAULT_METHOD})
-    if isinstance(method, dict):
-        method.setdefault("name", DEFAULT_METHOD)
+    if tree.get("method") is None:
+        tree["method"] = {}
+    if isinstance(tree["method"], dict):
+        tree["method"].setdefault("name", DEFAULT_METHOD)
     return validate(tree)
 
 
 def validate(tree: Mapping[str, Any]) -> Recipe:
     """Turns a plain mapping into a recipe; every error names its key."""
-    from modalign.methods import from_config
+    from modalign.methods import from_config, to_config
 
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError(_explain(error)) from None
-    from_config(recipe.method)
+    recipe.method = to_config(from_config(recipe.method))  # with every default written out
     return recipe
 
 

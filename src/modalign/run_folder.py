@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from modalign.evaluation.results import Features
 from modalign.recipe import Recipe
 from modalign.training.checkpoint import write_atomically
 
-MAY_DIFFER_ON_RESUME = ("device", "data.workers")
-"""Settings that do not touch the numbers; every other one must be what the run began with."""
+MAY_DIFFER_ON_RESUME = ("device", "data.workers", "evaluation.tolerance", "evaluation.strict")
+"""Settings that do not touch the weights; every other one must be what the run began with."""
+MACHINE = ("device", "processes", "threads")
+"""What the last bits of a number depend on beside versions."""
 NOTHING_LOST = {"recipe.yaml", ".recipe.yaml.tmp", "environment.json", ".environment.json.tmp", "cache"}
 """What a run leaves that stopped before it computed anything (a corrupt picture, say): such a folder may be reused."""
 
@@ -52,7 +55,7 @@ def look(folder: Path, recipe: Recipe, resume: bool) -> bool:
         return False
     begun = _flat(yaml.safe_load(settings.read_text(encoding="utf-8")))
     now = _flat(recipe.model_dump(mode="json"))
-    changed = [k for k in {**begun, **now} if begun.get(k) != now.get(k) and k not in MAY_DIFFER_ON_RESUME]
+    changed = [k for k in {**begun, **now} if begun.get(k) != now.get(k) and not k.startswith(MAY_DIFFER_ON_RESUME)]
     if changed:
         told = "; ".join(f"{key}: began with {begun.get(key)!r}, now {now.get(key)!r}" for key in changed[:5])
         raise RecipeError(f"{folder} cannot be resumed with another recipe ({told}); leave these as they were")
@@ -92,10 +95,22 @@ def begun_elsewhere(folder: Path, environment: Mapping[str, Any]) -> str | None:
     for what, value in environment["identity"].items():
         if earlier["identity"][what] != value:
             raise OutputError(f"the {what} changed since {folder} began; start a new run with another --out")
-    changed = [name for name, version in environment["versions"].items() if earlier["versions"].get(name) != version]
-    if not changed:
+    versions = [name for name, version in environment["versions"].items() if earlier["versions"].get(name) != version]
+    machine = [
+        f"{what} ({earlier[what]}, now {environment[what]})" for what in MACHINE if earlier[what] != environment[what]
+    ]
+    if not versions and not machine:
         return None
-    return f"{folder} began with other versions of {', '.join(changed)}; not bit for bit"
+    return (
+        f"{folder} began with other {', '.join([*machine, *(f'{name} version' for name in versions)])}; not bit for bit"
+    )
+
+
+def tidy(folder: Path, recipe: Recipe) -> None:
+    """On a resume: takes over settings that may differ, and removes what a kill left half written."""
+    write_atomically(folder / "recipe.yaml", recipe.to_yaml())
+    for draft in folder.glob(".model.*.part"):
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_validation(folder: Path, held: Pairs) -> Path:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,10 +30,11 @@ from modalign import environment, gap, methods, models, run_folder
 from modalign import recipe as recipes
 from modalign.console import Reporter
 from modalign.data import order, sources
+from modalign.data.bad_rows import refuse_above
 from modalign.data.sources import Pairs
 from modalign.errors import DataError, RecipeError
 from modalign.evaluation import suite
-from modalign.evaluation.gate import Gate, judge, pick_interpolation
+from modalign.evaluation.gate import Gate, check_tolerances, judge, pick_interpolation
 from modalign.evaluation.results import Results
 from modalign.evaluation.tasks import encode
 from modalign.features import TrunkMemo
@@ -43,9 +45,9 @@ from modalign.report import page
 from modalign.training import distributed
 from modalign.training.checkpoint import write_atomically
 from modalign.training.cost import Cost
-from modalign.training.inputs import Plan, TrainingSet, prepare
+from modalign.training.inputs import Plan, TrainingSet, files_identity, prepare
 from modalign.training.loop import Loop
-from modalign.training.precision import autocast, device
+from modalign.training.precision import autocast, device, tf32
 from modalign.training.scope import choose
 
 SMALLEST_VALIDATION = 20
@@ -94,7 +96,7 @@ class Run:
 def refine(
     model: str | DualEncoder,
     data: str | Pairs,
-    method: str | Method = "clip-refine",
+    method: str | Method | None = None,
     *,
     out: str | Path,
     resume: bool = False,
@@ -107,7 +109,7 @@ def refine(
     Args:
         model: a spec for `modalign.load`, or a loaded model (a copy of it is trained).
         data: a spec for `modalign.pairs`, or pairs.
-        method: a name or a method object.
+        method: a name, a method object, or None for the recipe's (CLIP-Refine where it names none).
         out: the run folder; must be new or empty unless `resume`.
         resume: go on with the run in `out`.
         recipe: a recipe file or the name of a shipped one, under everything given here.
@@ -124,7 +126,10 @@ def refine(
     spec = model if isinstance(model, str) else model.spec
     source = data if isinstance(data, str) else data.spec
     settings: dict[str, Any] = {"model": spec, "data__train": source, **training}
-    settings["method"] = {"name": method} if isinstance(method, str) else methods.to_config(method)
+    if isinstance(method, str):
+        settings["method__name"] = method
+    elif method is not None:
+        settings["method"] = methods.to_config(method)
     resolved = recipes.load(recipe, **settings)
     return run_recipe(
         resolved,
@@ -174,10 +179,11 @@ def run_recipe(
     if run_folder.look(out, recipe, resume):
         reporter.say(f"{out} is finished already; nothing to do")
         return Run.read(out)
-    job.load(model, pairs)
-    job.claim(resume)
-    job.train()
-    return job.conclude()
+    with tf32(recipe.precision == "tf32"):
+        job.load(model, pairs)
+        job.claim(resume)
+        job.train()
+        return job.conclude()
 
 
 class _Job:
@@ -196,16 +202,23 @@ class _Job:
         self.recipe, self.out, self.place = recipe, out, place
         self.processes, self.reporter = processes, reporter
         self.memo, self.cache = memo, cache
+        self.began = time.perf_counter()
 
     def claim(self, resume: bool) -> None:
         """Writes what decides the run; on a resume checks that model and data are still those it began with."""
         told = environment.describe(self.recipe.seed, str(self.place), self.processes.world)
-        told["identity"] = {"model": self.model.fingerprint, "data": self.pairs.fingerprint}
+        told["identity"] = {
+            "model": self.model.fingerprint,
+            "data": self.pairs.fingerprint,
+            "pictures": files_identity(self.pairs),
+        }
         self.processes.barrier()  # every process has looked before the main one writes
         if resume and (self.out / "environment.json").is_file():
             warning = run_folder.begun_elsewhere(self.out, told)
             if warning is not None:
                 self.reporter.say(f"warning: {warning}")
+            if self.processes.is_main:
+                run_folder.tidy(self.out, self.recipe)
         elif self.processes.is_main:
             run_folder.claim(self.out, self.recipe, told)
         self.processes.barrier()
@@ -213,7 +226,9 @@ class _Job:
     def load(self, model: DualEncoder | None, pairs: Pairs | None) -> None:
         """Model, method, pairs; everything a user can get wrong fails here, before anything is computed."""
         recipe = self.recipe
-        self.method = methods.from_config(recipe.method)
+        with torch.random.fork_rng(devices=[]):  # a method's own parameters start alike on every process
+            torch.manual_seed(recipe.seed)
+            self.method = methods.from_config(recipe.method)
         self.precision = autocast(recipe.precision, self.place)
         self.model = model.frozen_copy() if model is not None else models.load(recipe.model)
         self.model.to(self.place)
@@ -225,50 +240,66 @@ class _Job:
             pairs, self.held = pairs.split_off(recipe.data.validation, recipe.seed)
         self.pairs = pairs
         self.scope = choose(self.model, self.method, recipe)
-        order.steps_per_epoch(len(pairs), recipe.data.batch_size, recipe.data.drop_last)
+        size = recipe.data.batch_size
+        order.steps_per_epoch(len(pairs), size, recipe.data.drop_last)
+        if not recipe.data.drop_last and 0 < len(pairs) % size < self.processes.world:
+            raise RecipeError(
+                f"the last batch of {len(pairs) % size} rows is smaller than the {self.processes.world} processes; "
+                "set data.drop_last=true or another data.batch_size"
+            )
         tasks, templates = recipe.evaluation.tasks, recipe.evaluation.templates
         self.suite = suite.prepare(tasks, templates=templates) if tasks else None
-        self.initial = {name: p.detach().clone() for name, p in self.scope.trained.items()}
+        self.initial = {name: p.detach().to("cpu", copy=True) for name, p in self.scope.trained.items()}
 
-    def _judge_validation(self) -> None:
+    def _judge_validation(self, held: TrainingSet | None) -> None:
         """Without a task in the recipe: retrieval on the held-out rows, where there are enough of them."""
-        if self.held is None or len(self.held) < SMALLEST_VALIDATION:
+        if held is None or len(held.pairs) < SMALLEST_VALIDATION:
+            rows = f"{len(held.pairs)} validation rows (20 are needed)" if held is not None else "no validation split"
             self.reporter.say(
-                "warning: no --eval task and no validation split, so nothing will be judged before and after; "
-                "add --eval retrieval:SPEC or --set data.validation=0.1"
+                f"warning: no --eval task and {rows}, so nothing will be judged before and after; "
+                "add --eval retrieval:SPEC or set a larger data.validation, such as --set data.validation=0.1"
             )
             return
         if self.processes.is_main:
-            listed = run_folder.write_validation(self.out, self.held)
+            listed = run_folder.write_validation(self.out, held.pairs)
             self.suite = suite.prepare([f"retrieval:{listed}"])
 
     def train(self) -> None:
         """Stores the frozen signals, judges the initial model and trains."""
         recipe, reporter = self.recipe, self.reporter
         cost = Cost()
-        with cost.timed("towers"):
-            data = self._prepare(self.pairs, self.scope.plan)
-            held = None
-            if self.held is not None and len(self.held) > 1:
-                held = self._prepare(self.held, Plan(self.scope.plan.trunk, self.scope.plan.features | self.scope.live))
-        for row in data.bad:
+        begin = time.perf_counter()
+        data, held = self._prepare(self.pairs, self.scope.plan), None
+        if self.held is not None and len(self.held) > 1:
+            held = self._prepare(self.held, Plan(self.scope.plan.trunk, self.scope.plan.features | self.scope.live))
+        waited = data.waited + (held.waited if held is not None else 0.0)
+        cost.spend("data", waited)
+        cost.spend("towers", time.perf_counter() - begin - waited)
+        bad = [*data.bad, *(held.bad if held is not None else ())]
+        refuse_above(recipe.data.max_bad, [str(row) for row in bad], len(self.pairs), "images cannot be read")
+        for row in bad:
             reporter.say(f"left out: {row}")
         if self.suite is None:
-            self._judge_validation()
+            self._judge_validation(held)
         self.before: Results | None = None
         with cost.timed("evaluation"):
             if self.processes.is_main:
                 self.before = self._judge("before")
+                if self.before is not None:
+                    check_tolerances(self.before, recipe.evaluation.tolerance)
             self.processes.barrier()
         if self.method.needs_fit:
             self.method.fit(data.features["image"], data.features["text"])
         self.loop = Loop(
             self.model, self.method, recipe, self.scope, data, held, self.out, self.processes, reporter, cost
         )
-        for tower, count in data.passes.items():
-            cost.forward[tower] += count
+        for prepared in (data, held):
+            for tower, count in prepared.passes.items() if prepared is not None else ():
+                cost.forward[tower] += count
+        spent = sum(cost.seconds.values())
         if self.loop.restore():
             reporter.say(f"resuming after step {self.loop.step} of {self.loop.steps}")
+        self.began -= sum(cost.seconds.values()) - spent  # what an earlier part of the run took
         self.loop.run()
 
     def _prepare(self, pairs: Pairs, plan: Plan) -> TrainingSet:
@@ -281,8 +312,13 @@ class _Job:
             self.processes,
             self.reporter,
             self.precision,
-            self.memo if self.scope.projection else None,
+            self._shared_memo,
         )
+
+    @property
+    def _shared_memo(self) -> TrunkMemo | None:
+        """Models are judged in float32, so only trunk outputs in float32 serve there."""
+        return self.memo if self.scope.projection and self.recipe.precision == "fp32" else None
 
     def _judge(self, name: str) -> Results | None:
         """Evaluates the present weights, or reads what an earlier try of this run wrote."""
@@ -302,15 +338,14 @@ class _Job:
     def _evaluate(self, name: str) -> Results:
         assert self.suite is not None
         settings, seed = self.recipe.evaluation, self.recipe.seed
-        with self.reporter.progress(f"evaluating {name}", len(self.suite.paths), "pictures") as update:
+        with tf32(False), self.reporter.progress(f"evaluating {name}", len(self.suite.paths), "pictures") as update:
             encoded = encode(
                 self.model,
                 self.suite,
                 batch_size=settings.batch_size,
                 workers=self.recipe.data.workers,
-                memo=self.memo if self.scope.projection else None,
+                memo=self._shared_memo,
                 progress=lambda done, _: update(done),
-                precision=self.precision,
             )
         return self.suite.score(
             encoded,
@@ -346,6 +381,8 @@ class _Job:
             write_atomically(self.out / "evaluation.json", json.dumps(record))
             frozen = sum(p.numel() for p in self.model.module.parameters() if not p.requires_grad)
             trained = [*self.loop.trained.values(), *self.loop.method_parameters.values()]
+            elapsed = time.perf_counter() - self.began
+            self.loop.cost.spend("other", max(0.0, elapsed - sum(self.loop.cost.seconds.values())))
             cost = self.loop.cost.report(sum(p.numel() for p in trained), frozen)
             write_atomically(self.out / "cost.json", json.dumps(cost, indent=1))
             page.write(self.out)
@@ -365,7 +402,7 @@ class _Job:
     def _interpolate(self) -> dict[str, Any]:
         """Names the weights between before and after that are not worse; leaves the model as it was."""
         self.reporter.say("something got worse: looking for weights between before and after that are not")
-        refined = {name: p.detach().clone() for name, p in self.scope.trained.items()}
+        refined = {name: p.detach().to("cpu", copy=True) for name, p in self.scope.trained.items()}
         try:
             picked = pick_interpolation(
                 lambda weight: self._at(weight, refined),

@@ -25,9 +25,14 @@ def main(out: Path, pictures: Path, *overrides: str) -> None:
     model, method = ToyEncoder(dtype=torch.float64), methods.from_config(settings.method)
     chosen = scope.choose(model, method, settings)
     data = inputs.prepare(model, pairs, settings, chosen.plan, out / "cache", processes, Reporter(silent=True))
+    held = None
+    if settings.data.validation > 0:
+        held_plan = inputs.Plan(chosen.plan.trunk, chosen.plan.features | chosen.live)
+        rows = pairs.take(torch.arange(9))
+        held = inputs.prepare(model, rows, settings, held_plan, out / "cache", processes, Reporter(silent=True))
     if method.needs_fit:
         method.fit(data.features["image"], data.features["text"])
-    loop = Loop(model, method, settings, chosen, data, None, out, processes, Reporter(silent=True))
+    loop = Loop(model, method, settings, chosen, data, held, out, processes, Reporter(silent=True))
     loop.restore()
     loop.run()
     state = {name: p.detach().contiguous() for name, p in model.module.named_parameters()}

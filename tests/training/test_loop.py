@@ -273,6 +273,8 @@ def test_groups_set_rates_decay_and_freezing_and_a_typo_is_refused(tmp_path: Pat
     assert found["text.hidden.weight"] == (0.01, 0.2)
     with pytest.raises(RecipeError, match="'vizual' matches none"):
         make(pairs, tmp_path / "typo", recipe(optimizer={"groups": [{"match": "vizual"}]}))
+    with pytest.raises(RecipeError, match="'tetx' matches none"):
+        make(pairs, tmp_path / "freeze", recipe(optimizer={"groups": [{"match": "tetx", "freeze": True}]}))
     with pytest.raises(RecipeError, match="nothing is left to train"):
         make(pairs, tmp_path / "none", recipe(optimizer={"groups": [{"match": ".", "freeze": True}]}))
 

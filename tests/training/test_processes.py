@@ -31,8 +31,9 @@ def train(out: Path, world: int, *overrides: str) -> tuple[list[dict], list[dict
         ["method.prior=fitted"],
         ["train=projection", "data.drop_last=false", "method.name=hycd"],
         ["frozen=live", "chunk=2", "method.name=m2-mix", "optimizer.clip_norm=0.1"],
+        ["frozen=live", "data.validation=0.3"],
     ],
-    ids=["full", "projection", "live-chunked"],
+    ids=["full", "projection", "live-chunked", "live-validation"],
 )
 def test_one_two_and_four_processes_see_the_same_batches_losses_and_weights(
     tmp_path: Path, overrides: list[str]
@@ -42,6 +43,10 @@ def test_one_two_and_four_processes_see_the_same_batches_losses_and_weights(
         records, every_rank = train(tmp_path / str(world), world, *overrides)
         assert [record["step"] for record in records] == [record["step"] for record in alone]
         for mine, theirs in zip(records, alone, strict=True):
+            if "validation" in theirs:
+                assert mine["validation"]["terms"] == pytest.approx(theirs["validation"]["terms"], rel=1e-6)
+            if "terms" not in theirs:
+                continue
             assert mine["terms"] == pytest.approx(theirs["terms"], rel=1e-6)
             assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-6)
         for weights in every_rank:

@@ -204,6 +204,15 @@ def difference(before: Metric, after: Metric, *, resamples: int = 10_000, seed: 
     return widened_for_few_changes(change, before.outcomes, after.outcomes, **units)
 
 
+def check_tolerances(results: Results, tolerances: Tolerances) -> None:
+    """Refuses tolerances that `judge` would refuse, before anything is trained.
+
+    Raises:
+        RecipeError: a tolerance that is negative or not finite, or a name that fits no metric.
+    """
+    _tolerances(list(results.metrics), tolerances)
+
+
 def _judged(metric: Metric) -> int:
     """How many units were resampled: a single one has no spread to tell an interval from."""
     return len(metric.outcomes) if metric.clusters is None else len(np.unique(metric.clusters))

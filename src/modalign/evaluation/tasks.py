@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 from modalign import environment
 from modalign.evaluation.results import Results
@@ -28,7 +27,7 @@ def evaluate(
     memo: TrunkMemo | None = None,
     progress: Progress | None = None,
 ) -> Results:
-    """Judges a model on zero-shot classification and retrieval; every number comes with a 95 % interval.
+    """Judges a model, in float32, on zero-shot classification and retrieval; every number has a 95 % interval.
 
     Args:
         model: on its device.
@@ -77,9 +76,8 @@ def encode(
     max_bad: int = 0,
     memo: TrunkMemo | None = None,
     progress: Progress | None = None,
-    precision: AbstractContextManager[object] | None = None,
 ) -> Encoded:
-    """Embeds a suite's pictures and strings, each once; arguments as in `evaluate`, `precision` as in `features`."""
+    """Embeds a suite's pictures and strings, each once; arguments as in `evaluate`."""
     seen = image_features(
         model,
         suite.paths,
@@ -89,7 +87,6 @@ def encode(
         max_bad=max_bad,
         memo=memo,
         progress=progress,
-        precision=precision,
     )
-    text = text_features(model, suite.strings, batch_size=batch_size, precision=precision)
+    text = text_features(model, suite.strings, batch_size=batch_size)
     return Encoded(seen.features, seen.kept, text)

@@ -137,7 +137,10 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
                 continue
             try:
                 entry = json.loads(line)
-                (validations if "validation" in entry else steps)[int(entry["step"])] = entry
+                if "validation" in entry:
+                    validations[int(entry["step"])] = entry
+                if "validation" not in entry or "terms" in entry:  # an epoch's last step holds both
+                    steps[int(entry["step"])] = entry
             except (ValueError, KeyError, TypeError):
                 unreadable += line.endswith("\n")
     ordered = [[entries[step] for step in sorted(entries)] for entries in (steps, validations)]

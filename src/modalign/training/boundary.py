@@ -29,6 +29,7 @@ from modalign.embeddings import Embeddings
 from modalign.errors import NonFiniteError
 from modalign.methods.base import Method
 from modalign.training.distributed import Processes
+from modalign.training.precision import tf32
 
 SideName = Literal["image", "text"]
 
@@ -114,10 +115,10 @@ def backward(
             kept[name] = features
         embedded[name] += len(features)
         leaves[name] = processes.gather(features).requires_grad_()
-    towers = time.perf_counter()
+    towers = _now(leaves)
 
     gradients, outcome = _loss(_filled(batch, leaves), leaves, method, progress, probe)
-    loss_done = time.perf_counter()
+    loss_done = _now(leaves)
 
     for name, side in sides.items():
         own_gradient = gradients[name][own]
@@ -133,7 +134,7 @@ def backward(
         embedded[name] += done
     for side in sides.values():
         processes.sum_gradients(side.parameters.values())
-    outcome.tower_seconds = towers - clock + time.perf_counter() - loss_done
+    outcome.tower_seconds = towers - clock + _now(leaves) - loss_done
     outcome.loss_seconds = loss_done - towers
     outcome.embedded = {str(name): count for name, count in embedded.items()}
     return outcome
@@ -160,7 +161,7 @@ def _split(inputs: Tensor, chunk: int | None) -> list[Tensor]:
 def _terms(batch: Embeddings, method: Method, progress: float) -> dict[str, Tensor]:
     some = batch.image if batch.image is not None else batch.text
     assert some is not None
-    with torch.autocast(some.device.type, enabled=False):
+    with torch.autocast(some.device.type, enabled=False), tf32(False):
         return method.terms(batch, progress)
 
 
@@ -183,7 +184,8 @@ def _loss(
     if probe:
         _probe(terms, list(leaves.values()), outcome)
     total = torch.stack(list(terms.values())).sum()
-    found = torch.autograd.grad(total, wanted, allow_unused=True, retain_graph=True)
+    with tf32(False):
+        found = torch.autograd.grad(total, wanted, allow_unused=True, retain_graph=True)
     gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, found, strict=True)]
     if not all(bool(torch.isfinite(g).all()) for g in gradients):
         for name, term in terms.items():
@@ -209,6 +211,14 @@ def _probe(terms: Mapping[str, Tensor], leaves: list[Tensor], outcome: Outcome) 
     for (a, first), (b, second) in combinations(flat.items(), 2):
         scale = float(first.norm() * second.norm())
         outcome.cosines[f"{a}|{b}"] = float(first @ second) / scale if scale > 0 else 0.0
+
+
+def _now(leaves: Mapping[SideName, Tensor]) -> float:
+    """The clock, once what was asked of a GPU is done."""
+    for leaf in leaves.values():
+        if leaf.is_cuda:
+            torch.cuda.synchronize(leaf.device)
+    return time.perf_counter()
 
 
 def _finite(value: float) -> bool:

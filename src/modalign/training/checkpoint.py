@@ -93,8 +93,10 @@ def newest(folder: Path) -> Checkpoint | None:
 
 def prune(folder: Path, keep: int) -> None:
     """Removes unfinished writes and all but the `keep` newest complete checkpoints."""
-    complete = [path for path in sorted(folder.glob("step-*"), reverse=True) if (path / "manifest.json").is_file()]
-    for path in [*complete[keep:], *folder.glob(".step-*.tmp")]:
+    found = sorted(folder.glob("step-*"), reverse=True)
+    complete = [path for path in found if (path / "manifest.json").is_file()]
+    unfinished = [path for path in found if path not in complete]
+    for path in [*complete[keep:], *unfinished, *folder.glob(".step-*.tmp")]:
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -22,12 +22,14 @@ class Cost:
         forward: images and captions sent through a tower during training, frozen passes included.
         published: what the published way would have sent: every tower a step reads, frozen ones too, at every visit.
         samples: training pairs seen, repeats counted.
+        peak: the largest memory use of earlier parts of the run, bytes.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     forward: dict[str, int] = field(default_factory=lambda: {"image": 0, "text": 0})
     published: dict[str, int] = field(default_factory=lambda: {"image": 0, "text": 0})
     samples: int = 0
+    peak: int = 0
 
     def spend(self, kind: str, seconds: float) -> None:
         """Adds wall time to one kind."""
@@ -50,15 +52,28 @@ class Cost:
             for tower, count in more.items():
                 own[tower] += count
         self.samples += other.samples
+        self.peak = max(self.peak, other.peak)
 
     def to_state(self) -> dict[str, Any]:
         """JSON values for a checkpoint."""
-        return {"seconds": self.seconds, "forward": self.forward, "published": self.published, "samples": self.samples}
+        return {
+            "seconds": self.seconds,
+            "forward": self.forward,
+            "published": self.published,
+            "samples": self.samples,
+            "peak": max(self.peak, peak_memory()),
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Cost:
         """The reverse of `to_state`."""
-        return cls(dict(state["seconds"]), dict(state["forward"]), dict(state["published"]), int(state["samples"]))
+        return cls(
+            dict(state["seconds"]),
+            dict(state["forward"]),
+            dict(state["published"]),
+            int(state["samples"]),
+            int(state["peak"]),
+        )
 
     def report(self, trainable: int, frozen: int) -> dict[str, Any]:
         """The contents of `cost.json`.
@@ -72,7 +87,7 @@ class Cost:
         }
         return {
             "wall_seconds": seconds | {"total": round(sum(self.seconds.values()), 3)},
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": max(self.peak, peak_memory()),
             "trainable_parameters": trainable,
             "frozen_parameters": frozen,
             "forward_passes": {

@@ -65,15 +65,22 @@ class Processes:
         return values
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sums `.grad` over processes in one all-reduce per data type; a missing gradient counts as zero.
+        """Sums `.grad` over processes in one all-reduce per data type; one that is missing everywhere stays missing.
 
         Each process holds the derivative of the *global* loss through its own rows, so the sum, not the mean,
         is the gradient of the global loss.
         """
         if self.world == 1:
             return
+        listed = list(parameters)
+        if not listed:
+            return
+        present = torch.tensor([int(p.grad is not None) for p in listed], device=listed[0].device)
+        dist.all_reduce(present)
         by_type: dict[torch.dtype, list[Tensor]] = {}
-        for parameter in parameters:
+        for parameter, somewhere in zip(listed, present.tolist(), strict=True):
+            if not somewhere:
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             by_type.setdefault(parameter.dtype, []).append(parameter.grad)

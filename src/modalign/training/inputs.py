@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class TrainingSet:
         features: tower → stored initial features, N×d for pictures, M×d for all captions.
         bad: rows that were left out.
         passes: images and captions sent through a frozen network to get here.
+        waited: seconds spent waiting for decoded pictures.
     """
 
     pairs: Pairs
@@ -59,6 +61,7 @@ class TrainingSet:
     features: dict[str, Tensor] = field(default_factory=dict)
     bad: list[BadRow] = field(default_factory=list)
     passes: dict[str, int] = field(default_factory=lambda: {"image": 0, "text": 0})
+    waited: float = 0.0
 
     def __post_init__(self) -> None:
         self.image_ids = self.pairs.image_ids
@@ -124,6 +127,7 @@ def prepare(
         reporter.say(f"frozen features: read from {file}")
     else:
         result = _compute(model, pairs, recipe, plan, processes, reporter, precision, file)
+    refuse_above(recipe.data.max_bad, [str(row) for row in result.bad], len(pairs), "images cannot be read")
     for tower in plan.trunk & plan.features:
         result.features[tower] = features.project(model, _tower(tower), result.trunk[tower], precision=precision)
     if memo is not None and "image" in result.trunk:
@@ -142,12 +146,12 @@ def _compute(
     file: Path | None,
 ) -> TrainingSet:
     share = order.own_share(torch.arange(len(pairs)), processes.rank, processes.world).tolist()
-    rows, kept, bad = _image_pass(model, pairs, share, recipe, plan, reporter, precision)
+    rows, kept, bad, waited = _image_pass(model, pairs, share, recipe, plan, reporter, precision)
     found = processes.gather_objects((kept, bad))
     all_kept = torch.tensor([row for rows, _ in found for row in rows], dtype=torch.long)
     all_bad = [row for _, rows in found for row in rows]
     refuse_above(recipe.data.max_bad, [str(row) for row in all_bad], len(pairs), "images cannot be read")
-    result = TrainingSet(pairs if len(all_kept) == len(pairs) else pairs.take(all_kept), bad=all_bad)
+    result = TrainingSet(pairs if len(all_kept) == len(pairs) else pairs.take(all_kept), bad=all_bad, waited=waited)
     if rows is not None:
         stored = result.trunk if "image" in plan.trunk else result.features
         stored["image"] = _gather_cpu(processes, rows)
@@ -219,8 +223,9 @@ def _image_pass(
     plan: Plan,
     reporter: Reporter,
     precision: AbstractContextManager[object],
-) -> tuple[Tensor | None, list[int], list[BadRow]]:
-    """Own rows through the image tower, or only decoded where nothing of it is stored."""
+) -> tuple[Tensor | None, list[int], list[BadRow], float]:
+    """Own rows through the image tower, or only decoded where nothing of it is stored; the last is the time waited."""
+    begin = time.perf_counter()
     paths = [pairs[i].path for i in share]
     wheres = [pairs[i].where for i in share]
     workers, limit = recipe.data.workers, recipe.data.max_bad
@@ -229,7 +234,7 @@ def _image_pass(
             kept, bad = features.readable(
                 paths, wheres, workers=workers, max_bad=limit, progress=lambda done, _: update(done)
             )
-        return None, [share[i] for i in kept.tolist()], bad
+        return None, [share[i] for i in kept.tolist()], bad, time.perf_counter() - begin
     part: features.Part = "trunk" if "image" in plan.trunk else "features"
     with reporter.progress(f"pictures through the frozen {_network(part)}", len(set(paths)), "pictures") as update:
         seen = features.image_features(
@@ -243,7 +248,7 @@ def _image_pass(
             progress=lambda done, _: update(done),
             precision=precision,
         )
-    return seen.features, [share[i] for i in seen.kept.tolist()], seen.bad
+    return seen.features, [share[i] for i in seen.kept.tolist()], seen.bad, seen.waited
 
 
 def _text_pass(
@@ -279,7 +284,17 @@ def _tower(name: str) -> TowerName:
 
 
 def _gather_cpu(processes: Processes, rows: Tensor) -> Tensor:
-    return torch.cat(processes.gather_objects(rows)) if processes.world > 1 else rows
+    parts = [part for part in processes.gather_objects(rows) if len(part)]  # an empty share does not know its width
+    return torch.cat(parts) if parts else rows
+
+
+def files_identity(pairs: Pairs) -> str:
+    """A hash of every picture's path, size and modification time: changes when a file does, without reading any."""
+    digest = hashlib.sha256()
+    for path in dict.fromkeys(pairs.paths):
+        stat = path.stat() if path.exists() else None
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode() if stat is not None else b"missing\n")
+    return digest.hexdigest()
 
 
 def _key(model: DualEncoder, pairs: Pairs, recipe: Recipe, plan: Plan) -> str:
@@ -287,16 +302,11 @@ def _key(model: DualEncoder, pairs: Pairs, recipe: Recipe, plan: Plan) -> str:
 
     Where only trunk outputs are stored, the projections' weights do not count: other heads may share them.
     """
-    digest = hashlib.sha256()
-    stats = []
-    for path in dict.fromkeys(pairs.paths):
-        stat = path.stat() if path.exists() else None
-        stats.append((str(path), stat.st_size, stat.st_mtime_ns) if stat is not None else (str(path), -1, -1))
     projected_only = not plan.features - plan.trunk and bool(plan.trunk)
     facts = [
         model.trunk_fingerprint(map(_tower, sorted(plan.trunk))) if projected_only else model.fingerprint,
         pairs.fingerprint,
-        stats,
+        files_identity(pairs),
         sorted(plan.trunk),
         sorted(plan.features - plan.trunk),  # the others follow from the trunk's outputs
         recipe.precision,
@@ -304,8 +314,7 @@ def _key(model: DualEncoder, pairs: Pairs, recipe: Recipe, plan: Plan) -> str:
         str(model.dtype),
         versions(),
     ]
-    digest.update(json.dumps(facts).encode())
-    return digest.hexdigest()[:20]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
 
 def _write(file: Path, result: TrainingSet, kept: Tensor) -> None:

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +23,9 @@ from modalign import features
 from modalign.console import Reporter
 from modalign.data import order
 from modalign.embeddings import Embeddings
-from modalign.errors import ModalignError, NonFiniteError
+from modalign.errors import ModalignError, NonFiniteError, OutputError
 from modalign.methods.base import Method
-from modalign.models.dual_encoder import DualEncoder
+from modalign.models.dual_encoder import DualEncoder, TowerName
 from modalign.objectives.distillation import sharpness_warning
 from modalign.recipe import Recipe
 from modalign.training import boundary, checkpoint, optimizer, state
@@ -84,6 +84,8 @@ class Loop:
         self.trained: dict[str, nn.Parameter] = self.scope.trained
         self.optimizer = optimizer.build(self.trained, self.method_parameters, self.recipe.optimizer)
         self.teacher = self.model.frozen_copy() if self.scope.live else None
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         self.step = 0
         self._began = (0, 0.0)
         self._stop = threading.Event()
@@ -97,7 +99,7 @@ class Loop:
             NonFiniteError: a term or gradient is not finite; the state before that step is saved.
             InterruptedRunError: Ctrl-C or SIGTERM; the state after the last whole step is saved.
         """
-        every = self.recipe.checkpoint.every or self.per_epoch
+        every = self.recipe.checkpoint.every
         self._began = (self.step, time.perf_counter())
         stream = batches(
             self.data, self.model, self.recipe, self.processes, self.step, self.steps, pixels=self._reads_pixels
@@ -127,7 +129,7 @@ class Loop:
                     record["validation"] = self._validate()
                 log.write(record)
                 stopping = self.processes.any(self._stop.is_set())
-                if stopping or self.step % every == 0 or self.step == self.steps:
+                if stopping or 0 in (self.step % every, self.step % self.per_epoch) or self.step == self.steps:
                     saved = self._save()
                 if stopping and self.step < self.steps:
                     raise InterruptedRunError(
@@ -187,13 +189,11 @@ class Loop:
         model, rows, captions = self.model, batch.rows[batch.own], batch.captions[batch.own]
         for tower, parameters in self.scope.parameters.items():
             if self.scope.projection:
-                stored = self.data.trunk[tower][rows if tower == "image" else captions].to(self.device)
+                stored = self.data.trunk[tower][rows if tower == "image" else captions]
                 project = model.project_image if tower == "image" else model.project_text
-                sides[tower] = boundary.Side(project, parameters, stored)
-            elif tower == "image":
-                sides[tower] = boundary.Side(model.encode_image, parameters, self._pixels(batch))
+                sides[tower] = boundary.Side(self._here(project), parameters, stored)
             else:
-                sides[tower] = boundary.Side(model.encode_text, parameters, self._tokens(batch))
+                sides[tower] = boundary.Side(self._encode(model, tower), parameters, self._own_inputs(tower, batch))
         return sides
 
     def _embeddings(self, data: TrainingSet, batch: Batch, present: Mapping[str, Tensor]) -> Embeddings:
@@ -205,8 +205,9 @@ class Loop:
             present: features of the present model that need no gradient, by tower.
         """
         frozen = {tower: self._stored(rows, tower, batch) for tower, rows in data.features.items()}
-        for tower in self.scope.live:
-            frozen[tower] = self.processes.gather(self._ask_teacher(data, tower, batch))
+        if data is self.data:
+            for tower in self.scope.live:
+                frozen[tower] = self.processes.gather(self._ask_teacher(tower, batch))
         for tower in self.scope.reads:
             if tower not in self.scope.parameters and tower not in present:
                 present = {**present, tower: frozen[tower]}
@@ -230,26 +231,33 @@ class Loop:
         return {name: tensor.to(self.device) for name, tensor in drawn.items()}
 
     @torch.no_grad()
-    def _ask_teacher(self, data: TrainingSet, tower: str, batch: Batch) -> Tensor:
+    def _ask_teacher(self, tower: TowerName, batch: Batch) -> Tensor:
+        """The initial model's features of the own rows (validation rows always come with stored ones)."""
         assert self.teacher is not None
-        if data is not self.data:  # validation rows come without pixels
-            return data.features[tower][batch.rows if tower == "image" else batch.captions].to(self.device)
-        encode = self.teacher.encode_image if tower == "image" else self.teacher.encode_text
-        inputs = self._pixels(batch) if tower == "image" else self._tokens(batch)
+        encode, inputs = self._encode(self.teacher, tower), self._own_inputs(tower, batch)
         with self._precision():
             return torch.cat([encode(part) for part in inputs.split(self.recipe.chunk or max(1, len(inputs)))])
+
+    def _encode(self, model: DualEncoder, tower: TowerName) -> Callable[[Tensor], Tensor]:
+        return self._here(model.encode_image if tower == "image" else model.encode_text)
+
+    def _here(self, run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Moves each chunk to the device when its turn comes, never the whole batch."""
+
+        def moved(part: Tensor) -> Tensor:
+            return run(part.to(self.device, self.model.dtype if part.is_floating_point() else None))
+
+        return moved
+
+    def _own_inputs(self, tower: TowerName, batch: Batch) -> Tensor:
+        if tower == "image":
+            assert batch.pixels is not None
+            return batch.pixels
+        return self.model.tokenize([self.data.captions[i] for i in batch.captions[batch.own].tolist()])
 
     @property
     def _reads_pixels(self) -> bool:
         return "image" in self.scope.live or ("image" in self.scope.parameters and not self.scope.projection)
-
-    def _pixels(self, batch: Batch) -> Tensor:
-        assert batch.pixels is not None
-        return batch.pixels.to(self.device, self.model.dtype)
-
-    def _tokens(self, batch: Batch) -> Tensor:
-        captions = [self.data.captions[i] for i in batch.captions[batch.own].tolist()]
-        return self.model.tokenize(captions).to(self.device)
 
     def _precision(self) -> Any:
         return autocast(self.recipe.precision, self.device)
@@ -286,10 +294,20 @@ class Loop:
             elif tower == "image":
                 wheres = [row.where for row in held.pairs.rows]
                 present[tower] = features.image_features(
-                    self.model, held.pairs.paths, wheres, workers=self.recipe.data.workers, precision=self._precision()
+                    self.model,
+                    held.pairs.paths,
+                    wheres,
+                    batch_size=self.recipe.evaluation.batch_size,
+                    workers=self.recipe.data.workers,
+                    precision=self._precision(),
                 ).features
             else:
-                present[tower] = features.text_features(self.model, held.captions, precision=self._precision())
+                present[tower] = features.text_features(
+                    self.model,
+                    held.captions,
+                    batch_size=self.recipe.evaluation.batch_size,
+                    precision=self._precision(),
+                )
         return present
 
     # ---- state ----------------------------------------------------------------------------------------------
@@ -299,7 +317,7 @@ class Loop:
         if self.processes.is_main:
             with self.cost.timed("other"):
                 tensors = state.pack(self.trained, self.method.module(), self.optimizer)
-                told = {"cost": self.cost.to_state()}
+                told = {"cost": self.cost.to_state(), "rows": len(self.data.pairs)}
                 kept = self.recipe.checkpoint.keep
                 saved = checkpoint.save(self.folder / "checkpoints", self.step, tensors, told, kept).path
         self.processes.barrier()
@@ -309,11 +327,16 @@ class Loop:
         """Goes back to the newest whole checkpoint; False when there is none.
 
         Raises:
-            OutputError: the checkpoint belongs to another set of trained parameters.
+            OutputError: the checkpoint belongs to another set of trained parameters or of readable rows.
         """
         found = checkpoint.newest(self.folder / "checkpoints")
         if found is None:
             return False
+        if found.state["rows"] != len(self.data.pairs):
+            raise OutputError(
+                f"{found.path} was written when {found.state['rows']:,} rows could be read, now it is "
+                f"{len(self.data.pairs):,}: restore the pictures, or start a new run with another --out"
+            )
         state.unpack(found.tensors(), self.trained, self.method.module(), self.optimizer, found.path)
         self.step = found.step
         self.cost.add(Cost.from_state(found.state["cost"]))
@@ -340,8 +363,9 @@ class Loop:
         rows = len(batch.rows)
         self.cost.samples += rows
         for tower in ("image", "text"):
-            if not self.scope.projection:
-                self.cost.forward[tower] += outcome.embedded.get(tower, 0) * self.processes.world
+            if not self.scope.projection and tower in outcome.embedded:
+                passes = outcome.embedded[tower] / max(1, batch.own.stop - batch.own.start)  # 2 where chunks re-embed
+                self.cost.forward[tower] += round(passes * rows)
             if tower in self.scope.live:
                 self.cost.forward[tower] += rows
             networks = (tower in self.scope.reads) + (f"frozen_{tower}" in self.method.needs)

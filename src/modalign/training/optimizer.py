@@ -21,35 +21,41 @@ def build(
     Args:
         parameters: the towers' trained parameters under their library's names.
         method_parameters: the method's own; they take the base rate and no weight decay unless a group says so.
-        recipe: rates, decay and groups. A group with `freeze: true` must have been taken out already.
-
-    Raises:
-        RecipeError: a group's expression matches no trained parameter.
+        recipe: rates, decay and groups. What a group with `freeze: true` matches must have been taken out already.
     """
     named = {**parameters, **{f"method.{name}": p for name, p in method_parameters.items()}}
     members: dict[tuple[float, float], list[str]] = {}
-    used = [0] * len(recipe.groups)
     for name in named:
         rate, decay = recipe.lr, 0.0 if name.startswith("method.") else recipe.weight_decay
-        for index, group in enumerate(recipe.groups):
+        for group in recipe.groups:
             if re.search(group.match, name):
-                used[index] += 1
                 rate = group.lr if group.lr is not None else rate
                 decay = group.weight_decay if group.weight_decay is not None else decay
                 break
         members.setdefault((rate, decay), []).append(name)
-    for group, count in zip(recipe.groups, used, strict=True):
-        if count == 0 and not group.freeze:
-            example = next(iter(named), "none")
-            raise RecipeError(
-                f"optimizer.groups: {group.match!r} matches none of the {len(named)} trained parameters "
-                f"(one is {example!r}); correct the expression or remove the group"
-            )
     groups = [
         {"params": [named[n] for n in names], "names": names, "lr": rate, "base_lr": rate, "weight_decay": decay}
         for (rate, decay), names in members.items()
     ]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps)
+
+
+def check_groups(names: list[str], recipe: OptimizerRecipe) -> None:
+    """Refuses a group that could never apply.
+
+    Args:
+        names: of all parameters of the model, trained or not, and of the method ("method.…").
+        recipe: the groups.
+
+    Raises:
+        RecipeError: a group's expression matches none of them.
+    """
+    for group in recipe.groups:
+        if not any(re.search(group.match, name) for name in names):
+            raise RecipeError(
+                f"optimizer.groups: {group.match!r} matches none of the {len(names)} parameters (one is {names[0]!r}); "
+                "correct the expression or remove the group"
+            )
 
 
 def frozen_by_group(names: list[str], recipe: OptimizerRecipe) -> set[str]:

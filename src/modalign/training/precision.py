@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -51,9 +52,6 @@ def autocast(precision: Precision, where: torch.device) -> AbstractContextManage
     Raises:
         RecipeError: the hardware lacks the format.
     """
-    if where.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if precision == "tf32" and (where.type != "cuda" or torch.cuda.get_device_capability(where)[0] < 8):
         raise RecipeError(f"precision = 'tf32' needs an NVIDIA GPU from Ampere on, not {where}; use fp32 or bf16")
     if precision != "bf16":
@@ -61,3 +59,18 @@ def autocast(precision: Precision, where: torch.device) -> AbstractContextManage
     if where.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise RecipeError("precision = 'bf16': this GPU has no bfloat16; use fp32")
     return torch.autocast(where.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Lets CUDA's float32 products round to TF32 inside the block, or forbids it; as it was afterwards.
+
+    The flags are the process's own and also rule backward passes, so a run sets them around all of its towers' work
+    and the loss forbids them around its own.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

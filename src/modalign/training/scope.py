@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 from torch import nn
 
@@ -12,7 +11,7 @@ from modalign.methods.base import Method
 from modalign.models.dual_encoder import TOWERS, DualEncoder, TowerName
 from modalign.recipe import Recipe
 from modalign.training.inputs import Plan
-from modalign.training.optimizer import frozen_by_group
+from modalign.training.optimizer import check_groups, frozen_by_group
 
 
 @dataclass
@@ -31,7 +30,7 @@ class Scope:
     projection: bool
     reads: list[TowerName]
     plan: Plan
-    live: frozenset[str]
+    live: frozenset[TowerName]
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -48,11 +47,14 @@ def choose(model: DualEncoder, method: Method, recipe: Recipe) -> Scope:
         recipe: scope, parameter groups, `frozen`.
 
     Raises:
-        RecipeError: nothing would train.
+        RecipeError: nothing would train, or a parameter group matches no parameter.
     """
     wanted: set[str] = {"image", "text"} if recipe.train in ("full", "projection") else {recipe.train}
     reads = [tower for tower in TOWERS if tower in method.towers]
     parameters: dict[TowerName, dict[str, nn.Parameter]] = {}
+    module = method.module()
+    own = [f"method.{name}" for name, _ in module.named_parameters()] if module is not None else []
+    check_groups([name for name, _ in model.module.named_parameters()] + own, recipe.optimizer)
     model.module.requires_grad_(False)
     for tower in reads:
         if tower not in wanted:
@@ -72,11 +74,11 @@ def choose(model: DualEncoder, method: Method, recipe: Recipe) -> Scope:
             "given; choose another scope or remove a group"
         )
     projection = recipe.train == "projection"
-    still = {tower for tower in reads if tower not in parameters}
-    signals = still | {name.removeprefix("frozen_") for name in method.needs if name.startswith("frozen_")}
+    signals = {tower for tower in TOWERS if f"frozen_{tower}" in method.needs}
+    signals |= {tower for tower in reads if tower not in parameters}
     stored = recipe.frozen == "stored"
     plan = Plan(
-        trunk=frozenset(cast(set[str], set(parameters)) if projection else set()),
+        trunk=frozenset(parameters if projection else ()),
         features=frozenset(signals if stored else set()) | (frozenset(reads) if method.needs_fit else frozenset()),
     )
     return Scope(parameters, projection, reads, plan, frozenset() if stored else frozenset(signals))
