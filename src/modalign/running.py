@@ -271,7 +271,9 @@ class _Job:
         begin = time.perf_counter()
         data, held = self._prepare(self.pairs, self.scope.plan), None
         if self.held is not None and len(self.held) > 1:
-            held = self._prepare(self.held, Plan(self.scope.plan.trunk, self.scope.plan.features | self.scope.live))
+            held = self._prepare(
+                self.held, Plan(self.scope.plan.trunk, self.scope.plan.features | set(self.scope.live))
+            )
         waited = data.waited + (held.waited if held is not None else 0.0)
         cost.spend("data", waited)
         cost.spend("towers", time.perf_counter() - begin - waited)

@@ -27,7 +27,7 @@ def main(out: Path, pictures: Path, *overrides: str) -> None:
     data = inputs.prepare(model, pairs, settings, chosen.plan, out / "cache", processes, Reporter(silent=True))
     held = None
     if settings.data.validation > 0:
-        held_plan = inputs.Plan(chosen.plan.trunk, chosen.plan.features | chosen.live)
+        held_plan = inputs.Plan(chosen.plan.trunk, chosen.plan.features | set(chosen.live))
         rows = pairs.take(torch.arange(9))
         held = inputs.prepare(model, rows, settings, held_plan, out / "cache", processes, Reporter(silent=True))
     if method.needs_fit:

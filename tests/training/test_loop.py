@@ -41,7 +41,7 @@ def make(
     quiet, alone = Reporter(silent=True), Processes()
     folder.mkdir(exist_ok=True)
     data = inputs.prepare(model, pairs, settings, chosen.plan, folder / "cache", alone, quiet)
-    held_plan = inputs.Plan(chosen.plan.trunk, chosen.plan.features | chosen.live)
+    held_plan = inputs.Plan(chosen.plan.trunk, chosen.plan.features | set(chosen.live))
     validation = inputs.prepare(model, held, settings, held_plan, folder / "cache", alone, quiet) if held else None
     if method.needs_fit:
         method.fit(data.features["image"], data.features["text"])

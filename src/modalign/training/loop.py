@@ -206,7 +206,7 @@ class Loop:
         """
         frozen = {tower: self._stored(rows, tower, batch) for tower, rows in data.features.items()}
         if data is self.data:
-            for tower in self.scope.live:
+            for tower in self.scope.live:  # in the same order on every process: each gather meets its own
                 frozen[tower] = self.processes.gather(self._ask_teacher(tower, batch))
         for tower in self.scope.reads:
             if tower not in self.scope.parameters and tower not in present:

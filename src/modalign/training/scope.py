@@ -30,7 +30,7 @@ class Scope:
     projection: bool
     reads: list[TowerName]
     plan: Plan
-    live: frozenset[TowerName]
+    live: tuple[TowerName, ...]
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -74,11 +74,12 @@ def choose(model: DualEncoder, method: Method, recipe: Recipe) -> Scope:
             "given; choose another scope or remove a group"
         )
     projection = recipe.train == "projection"
-    signals = {tower for tower in TOWERS if f"frozen_{tower}" in method.needs}
-    signals |= {tower for tower in reads if tower not in parameters}
+    signals = tuple(
+        tower for tower in TOWERS if f"frozen_{tower}" in method.needs or (tower in reads and tower not in parameters)
+    )
     stored = recipe.frozen == "stored"
     plan = Plan(
         trunk=frozenset(parameters if projection else ()),
-        features=frozenset(signals if stored else set()) | (frozenset(reads) if method.needs_fit else frozenset()),
+        features=frozenset((signals if stored else ()) + (tuple(reads) if method.needs_fit else ())),
     )
-    return Scope(parameters, projection, reads, plan, frozenset() if stored else frozenset(signals))
+    return Scope(parameters, projection, reads, plan, () if stored else signals)
