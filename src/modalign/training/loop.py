@@ -10,22 +10,21 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from modalign import features
 from modalign.console import Reporter
 from modalign.data import order
 from modalign.embeddings import Embeddings
 from modalign.errors import ModalignError, NonFiniteError, OutputError
 from modalign.methods.base import Method
-from modalign.models.dual_encoder import DualEncoder, TowerName
+from modalign.models.dual_encoder import DualEncoder
 from modalign.objectives.distillation import sharpness_warning
 from modalign.recipe import Recipe
 from modalign.training import boundary, checkpoint, optimizer, state
@@ -33,8 +32,8 @@ from modalign.training.cost import Cost
 from modalign.training.distributed import Processes
 from modalign.training.inputs import Batch, TrainingSet, batches
 from modalign.training.log import MetricsLog
-from modalign.training.precision import autocast
 from modalign.training.scope import Scope
+from modalign.training.signals import Signals
 
 
 class InterruptedRunError(ModalignError):
@@ -83,7 +82,7 @@ class Loop:
         self.method_parameters = dict(module.named_parameters()) if module is not None else {}
         self.trained: dict[str, nn.Parameter] = self.scope.trained
         self.optimizer = optimizer.build(self.trained, self.method_parameters, self.recipe.optimizer)
-        self.teacher = self.model.frozen_copy() if self.scope.live else None
+        self.signals = Signals(self.model, self.method, self.scope, self.data, self.recipe, self.processes)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.step = 0
@@ -102,7 +101,7 @@ class Loop:
         every = self.recipe.checkpoint.every
         self._began = (self.step, time.perf_counter())
         stream = batches(
-            self.data, self.model, self.recipe, self.processes, self.step, self.steps, pixels=self._reads_pixels
+            self.data, self.model, self.recipe, self.processes, self.step, self.steps, pixels=self.signals.reads_pixels
         )
         with (
             MetricsLog(self.folder / "metrics.jsonl" if self.processes.is_main else None, self.step) as log,
@@ -141,8 +140,8 @@ class Loop:
         probe = self.recipe.probe_every > 0 and batch.step % self.recipe.probe_every == 0
         self.optimizer.zero_grad(set_to_none=True)
         begin = time.perf_counter()
-        sides = self._sides(batch)
-        record = self._embeddings(self.data, batch, {})
+        sides = self.signals.sides(batch)
+        record = self.signals.embeddings(self.data, batch, {})
         prepared = time.perf_counter() - begin
         outcome = boundary.backward(
             sides,
@@ -152,7 +151,7 @@ class Loop:
             progress,
             chunk=self.recipe.chunk,
             processes=self.processes,
-            precision=self._precision,
+            precision=self.signals.precision,
             probe=probe,
         )
         begin = time.perf_counter()
@@ -181,87 +180,6 @@ class Loop:
             line["boundary"] = {"norms": outcome.norms, "cosines": outcome.cosines}
         return line
 
-    # ---- what goes to the boundary --------------------------------------------------------------------------
-
-    def _sides(self, batch: Batch) -> dict[boundary.SideName, boundary.Side]:
-        """The trained towers with their own rows: pixels and tokens, or stored trunk outputs."""
-        sides: dict[boundary.SideName, boundary.Side] = {}
-        model, rows, captions = self.model, batch.rows[batch.own], batch.captions[batch.own]
-        for tower, parameters in self.scope.parameters.items():
-            if self.scope.projection:
-                stored = self.data.trunk[tower][rows if tower == "image" else captions]
-                project = model.project_image if tower == "image" else model.project_text
-                sides[tower] = boundary.Side(self._here(project), parameters, stored)
-            else:
-                sides[tower] = boundary.Side(self._encode(model, tower), parameters, self._own_inputs(tower, batch))
-        return sides
-
-    def _embeddings(self, data: TrainingSet, batch: Batch, present: Mapping[str, Tensor]) -> Embeddings:
-        """Everything of a global batch that is known without the trained towers.
-
-        Args:
-            data: training or validation rows.
-            batch: which of them.
-            present: features of the present model that need no gradient, by tower.
-        """
-        frozen = {tower: self._stored(rows, tower, batch) for tower, rows in data.features.items()}
-        if data is self.data:
-            for tower in self.scope.live:  # in the same order on every process: each gather meets its own
-                frozen[tower] = self.processes.gather(self._ask_teacher(tower, batch))
-        for tower in self.scope.reads:
-            if tower not in self.scope.parameters and tower not in present:
-                present = {**present, tower: frozen[tower]}
-        return Embeddings(
-            image=present.get("image"),
-            text=present.get("text"),
-            frozen_image=frozen.get("image"),
-            frozen_text=frozen.get("text"),
-            image_ids=data.image_ids[batch.rows].to(self.device),
-            caption_ids=data.caption_ids[batch.captions].to(self.device),
-            logit_scale=self.model.logit_scale,
-            logit_bias=self.model.logit_bias,
-            draws=self._draw(batch.step, len(batch.rows)),
-        )
-
-    def _stored(self, rows: Tensor, tower: str, batch: Batch) -> Tensor:
-        return rows[batch.rows if tower == "image" else batch.captions].to(self.device)
-
-    def _draw(self, step: int, rows: int) -> dict[str, Tensor]:
-        drawn = self.method.draw(self.recipe.seed, step, rows, self.model.embed_dim)
-        return {name: tensor.to(self.device) for name, tensor in drawn.items()}
-
-    @torch.no_grad()
-    def _ask_teacher(self, tower: TowerName, batch: Batch) -> Tensor:
-        """The initial model's features of the own rows (validation rows always come with stored ones)."""
-        assert self.teacher is not None
-        encode, inputs = self._encode(self.teacher, tower), self._own_inputs(tower, batch)
-        with self._precision():
-            return torch.cat([encode(part) for part in inputs.split(self.recipe.chunk or max(1, len(inputs)))])
-
-    def _encode(self, model: DualEncoder, tower: TowerName) -> Callable[[Tensor], Tensor]:
-        return self._here(model.encode_image if tower == "image" else model.encode_text)
-
-    def _here(self, run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """Moves each chunk to the device when its turn comes, never the whole batch."""
-
-        def moved(part: Tensor) -> Tensor:
-            return run(part.to(self.device, self.model.dtype if part.is_floating_point() else None))
-
-        return moved
-
-    def _own_inputs(self, tower: TowerName, batch: Batch) -> Tensor:
-        if tower == "image":
-            assert batch.pixels is not None
-            return batch.pixels
-        return self.model.tokenize([self.data.captions[i] for i in batch.captions[batch.own].tolist()])
-
-    @property
-    def _reads_pixels(self) -> bool:
-        return "image" in self.scope.live or ("image" in self.scope.parameters and not self.scope.projection)
-
-    def _precision(self) -> Any:
-        return autocast(self.recipe.precision, self.device)
-
     # ---- validation -----------------------------------------------------------------------------------------
 
     def _validate(self) -> dict[str, Any]:
@@ -269,46 +187,21 @@ class Loop:
         assert self.validation is not None
         held = self.validation
         with self.cost.timed("evaluation"):
-            present = self._present_features(held)
+            present = self.signals.present(held)
             totals: dict[str, float] = {}
             size = min(self.recipe.data.batch_size, len(held.pairs))
             index = torch.arange(len(held.pairs))
             progress = max(1, self.step) / self.steps
             for number, rows in enumerate(index.split(size)):
                 batch = Batch(self.steps + number, 0, rows, held.first[rows], slice(0, len(rows)), None)
-                features_now = {tower: self._stored(rows_now, tower, batch) for tower, rows_now in present.items()}
-                record = self._embeddings(held, batch, features_now)
+                features_now = {
+                    tower: self.signals.stored(rows_now, tower, batch) for tower, rows_now in present.items()
+                }
+                record = self.signals.embeddings(held, batch, features_now)
                 outcome = boundary.evaluate(record, self.method, progress)
                 for name, value in outcome.terms.items():
                     totals[name] = totals.get(name, 0.0) + value * len(rows) / len(index)
         return {"terms": totals, "loss": sum(totals.values()), "rows": len(held.pairs)}
-
-    @torch.no_grad()
-    def _present_features(self, held: TrainingSet) -> dict[str, Tensor]:
-        present: dict[str, Tensor] = {}
-        for tower in self.scope.reads:
-            if tower in held.trunk:
-                present[tower] = features.project(self.model, tower, held.trunk[tower], precision=self._precision())
-            elif tower not in self.scope.parameters and tower in held.features:
-                present[tower] = held.features[tower]
-            elif tower == "image":
-                wheres = [row.where for row in held.pairs.rows]
-                present[tower] = features.image_features(
-                    self.model,
-                    held.pairs.paths,
-                    wheres,
-                    batch_size=self.recipe.evaluation.batch_size,
-                    workers=self.recipe.data.workers,
-                    precision=self._precision(),
-                ).features
-            else:
-                present[tower] = features.text_features(
-                    self.model,
-                    held.captions,
-                    batch_size=self.recipe.evaluation.batch_size,
-                    precision=self._precision(),
-                )
-        return present
 
     # ---- state ----------------------------------------------------------------------------------------------
 
