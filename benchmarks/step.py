@@ -1,6 +1,6 @@
 """One CLIP-Refine step on a ViT-B/32: what stored teacher features and true-length captions save.
 
-    python benchmarks/step.py [--batch 16] [--rounds 7]
+    python benchmarks/step.py [--batch 8] [--rounds 5]
 
 Every round times each variant once, so that a machine whose speed drifts slows all of them alike; printed are the
 medians and the medians of the round-by-round ratios. The model is open_clip's ViT-B-32 with random weights (speed does
@@ -30,8 +30,8 @@ WORDS = ["a", "the", "red", "small", "old", "dog", "cat", "boat", "tree", "man",
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     config = open_clip.get_model_config("ViT-B-32")
