@@ -128,6 +128,9 @@ def test_gap_measures_stored_embeddings_without_a_model(tmp_path: Path) -> None:
     x, t = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (image, text + 1))
     assert measures["centroid_gap"]["value"] == pytest.approx(np.linalg.norm(x.mean(0) - t.mean(0)), rel=1e-10)
     assert "centroid gap" in done.stdout
+    (tmp_path / "file").write_text("")
+    stuck = ("gap", "--embeddings", tmp_path / "a.npy", tmp_path / "b.npy", "--json", tmp_path / "file" / "gap.json")
+    refused(modalign(*stuck), "file")
 
 
 def test_every_mistake_is_one_clear_line_and_status_2(made: Path, tmp_path: Path) -> None:

@@ -345,6 +345,7 @@ def _write_json(path: Path | None, value: Any) -> None:
 
     from modalign.training.checkpoint import write_atomically
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(value, indent=1))
     typer.echo(f"written: {path}", err=True)
 
@@ -364,3 +365,9 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:  # a full disk, a folder without permission
+        place = f"{error.filename}: " if error.filename else ""
+        typer.echo(
+            f"error: {place}{error.strerror or error}; check the path, its permissions and the free space", err=True
+        )
+        sys.exit(2)
