@@ -154,7 +154,7 @@ def test_every_mistake_is_one_clear_line_and_status_2(made: Path, tmp_path: Path
     assert not (tmp_path / "never").exists()
     arguments = ("refine", "--model", clip, "--data", pairs, "--out", occupied)
     refused(modalign(*arguments), "occupied", "not empty")
-    refused(modalign(*arguments, "--resume"), "occupied", "recipe.yaml")
+    refused(modalign(*arguments, "--resume"), "occupied", "no run")
     assert (occupied / "thesis.tex").read_text() == "dear"
 
 

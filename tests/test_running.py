@@ -93,6 +93,15 @@ def test_pictures_replaced_since_the_run_began_are_noticed_on_resume(clip: str, 
         modalign.refine(clip, data, out=tmp_path / "run", resume=True, **SMALL)
 
 
+def test_two_runs_cannot_share_a_folder(clip: str, tmp_path: Path) -> None:
+    from modalign import run_folder
+
+    data = write_pairs(tmp_path / "pairs", n=48)
+    with run_folder.lock(tmp_path / "run"), pytest.raises(OutputError, match="another process is running"):
+        modalign.refine(clip, data, out=tmp_path / "run", **SMALL)
+    assert modalign.refine(clip, data, out=tmp_path / "run", **SMALL).report.is_file()
+
+
 @pytest.mark.slow
 def test_a_model_made_worse_is_called_worse_and_weights_that_are_not_are_named(clip: str, tmp_path: Path) -> None:
     data = write_pairs(tmp_path / "pairs", n=64)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modalign.errors import ModalignError
+from modalign.errors import ModalignError, OutputError
 from modalign.version import __version__
 
 app = typer.Typer(
@@ -142,6 +142,8 @@ def refine(
     from modalign.console import Reporter
     from modalign.running import run_recipe
 
+    if resume and not (out / "recipe.yaml").is_file():
+        raise OutputError(f"there is no run in {out} to resume; name the --out it began with, or leave --resume out")
     source: str | Path | None = recipe
     if resume and recipe is None and (out / "recipe.yaml").is_file():
         source = out / "recipe.yaml"
@@ -215,8 +217,8 @@ def gap(
         )
     else:
         raise typer.BadParameter("give --model and --data, or --embeddings IMAGE.npy TEXT.npy")
-    typer.echo(report.table())
     _write_json(json_file, {**told, "gap": report.to_dict()})
+    typer.echo(report.table())
 
 
 @app.command(
@@ -235,10 +237,10 @@ def evaluate(
 ) -> None:
     """Evaluate a model: zero-shot classification and retrieval, each number with a 95 % interval."""
     results = _evaluate(model, task, templates, device, batch_size, workers, seed)
-    _print_rows(results.to_table())
     if json_file is not None:
         results.save(json_file)
         typer.echo(f"written: {json_file}", err=True)
+    _print_rows(results.to_table())
 
 
 @app.command(epilog="Example: modalign compare hf:./my-clip runs/coco --task retrieval:flickr30k:data/f30k@test")
@@ -272,9 +274,9 @@ def compare(
         else:
             raise typer.BadParameter("name at least one --task, or compare two JSON files of `modalign evaluate`")
     gate = judge(pair[0], pair[1], tolerance, seed=seed)
+    _write_json(json_file, gate.to_dict())
     _print_rows(gate.to_table())
     typer.echo(f"verdict: {gate.sentence}")
-    _write_json(json_file, gate.to_dict())
     raise typer.Exit(gate.exit_code(strict))
 
 
@@ -294,7 +296,6 @@ def export(
 @app.command(epilog="Example: modalign report runs/coco")
 def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Write a run's report.html again from what the run folder holds."""
-    from modalign.errors import OutputError
     from modalign.report import page
 
     if not (run / "recipe.yaml").is_file():
@@ -355,6 +356,7 @@ def main() -> None:
     import logging
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("modalign").setLevel(logging.INFO)  # rows left out are told
     try:
         app()
     except ModalignError as error:

@@ -62,6 +62,8 @@ def measure_model(
             max_bad=max_bad,
             progress=lambda done, _: update(done),
         )
+    for row in seen.bad:
+        reporter.say(f"left out: {row}")
     captions = [pairs[i].captions[0] for i in seen.kept.tolist()]
     with tf32(False):
         text = text_features(encoder, captions, batch_size=batch_size)

@@ -62,7 +62,7 @@ class GroupRecipe(Section):
 class OptimizerRecipe(Section):
     """AdamW. The defaults are CLIP-Refine's (arXiv 2504.12717): decay on all parameters, no clipping."""
 
-    lr: float = Field(1e-6, ge=0)
+    lr: float = Field(1e-6, ge=0, le=1e6)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
@@ -168,6 +168,8 @@ def load(source: str | Path | None, overrides: Iterable[str] = (), **values: Any
             raise RecipeError(f"--set {text}: {value!r} is not a YAML value; quote it") from None
     if tree.get("method") is None:
         tree["method"] = {}
+    if isinstance(tree["method"], str):
+        tree["method"] = {"name": tree["method"]}
     if isinstance(tree["method"], dict):
         tree["method"].setdefault("name", DEFAULT_METHOD)
     return validate(tree)

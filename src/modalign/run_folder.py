@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from torch import Tensor
@@ -21,7 +22,7 @@ MAY_DIFFER_ON_RESUME = ("device", "data.workers", "evaluation.tolerance", "evalu
 """Settings that do not touch the weights; every other one must be what the run began with."""
 MACHINE = ("device", "processes", "threads")
 """What the last bits of a number depend on beside versions."""
-NOTHING_LOST = {"recipe.yaml", ".recipe.yaml.tmp", "environment.json", ".environment.json.tmp", "cache"}
+NOTHING_LOST = {".lock", "recipe.yaml", ".recipe.yaml.tmp", "environment.json", ".environment.json.tmp", "cache"}
 """What a run leaves that stopped before it computed anything (a corrupt picture, say): such a folder may be reused."""
 
 
@@ -60,6 +61,25 @@ def look(folder: Path, recipe: Recipe, resume: bool) -> bool:
         told = "; ".join(f"{key}: began with {begun.get(key)!r}, now {now.get(key)!r}" for key in changed[:5])
         raise RecipeError(f"{folder} cannot be resumed with another recipe ({told}); leave these as they were")
     return (folder / "report.html").is_file() and (folder / "evaluation.json").is_file()
+
+
+def lock(folder: Path) -> IO[str]:
+    """Keeps other runs out of the folder for as long as the returned file stays open.
+
+    Raises:
+        OutputError: another process runs in it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = (folder / ".lock").open("w")
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written ({error.strerror}); choose another --out") from None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        held.close()
+        raise OutputError(f"another process is running in {folder}; wait for it, or choose another --out") from None
+    return held
 
 
 def claim(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -> None:

@@ -213,6 +213,8 @@ class _Job:
             "pictures": files_identity(self.pairs),
         }
         self.processes.barrier()  # every process has looked before the main one writes
+        if self.processes.is_main:
+            self.lock = run_folder.lock(self.out)
         if resume and (self.out / "environment.json").is_file():
             warning = run_folder.begun_elsewhere(self.out, told)
             if warning is not None:
@@ -323,13 +325,15 @@ class _Job:
         return self.memo if self.scope.projection and self.recipe.precision == "fp32" else None
 
     def _judge(self, name: str) -> Results | None:
-        """Evaluates the present weights, or reads what an earlier try of this run wrote."""
+        """Evaluates the present weights; of the initial model, reads what an earlier try of this run wrote."""
         if self.suite is None:
             return None
         kept, folder = self.out / "evaluation" / f"{name}.json", self.out / "features"
-        if kept.is_file():
+        if name == "before" and kept.is_file():
             with contextlib.suppress(DataError):
-                return Results.load(kept)
+                found = Results.load(kept)
+                if found.model["fingerprint"] == self.model.fingerprint:
+                    return found
         results = self._evaluate(name)
         if results.features is not None:
             run_folder.write_features(folder, name, results.features)
