@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import pandas as pd
 import pytest
 
 from modalign.data.sources import pairs
 
 from .conftest import Draw
-
-datasets = pytest.importorskip("datasets")
 
 NAMES = ["a.png", "sub/b.png", "sub/deeper/c.jpg", "sub/./b.png", "a.png", "a.png", "ü.png"]
 TEXTS = [

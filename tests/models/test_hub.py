@@ -68,5 +68,5 @@ def test_library_settings_are_put_back() -> None:
 
 
 def test_commit_of_a_cache_path() -> None:
-    assert commit_of(f"/home/a/hub/models--x--y/snapshots/{COMMIT}/config.json") == COMMIT
-    assert commit_of("/home/a/snapshots/latest/config.json") is None
+    assert commit_of(f"cache/hub/models--x--y/snapshots/{COMMIT}/config.json") == COMMIT
+    assert commit_of("cache/snapshots/latest/config.json") is None
