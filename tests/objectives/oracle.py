@@ -51,6 +51,17 @@ def contrastive(image: Matrix, text: Matrix, scale: float, positives: Matrix | N
     return (to_text + to_image) / 2
 
 
+def sigmoid(image: Matrix, text: Matrix, scale: float, bias: float, positives: Matrix | None = None) -> complex:
+    positives = np.eye(len(image)) if positives is None else np.asarray(positives, dtype=float)
+    x, t = unit(image), unit(text)
+    loss = 0.0
+    for i in range(len(x)):
+        for j in range(len(t)):
+            sign = 1 if positives[i][j] > 0 else -1
+            loss += np.log(1 + np.exp(-sign * (scale * dot(x[i], t[j]) + bias)))
+    return loss / len(x)
+
+
 def random_feature(image: Matrix, text: Matrix, z_image: Matrix, z_text: Matrix, reduction: str) -> complex:
     pulls = [dot(a - z, a - z) for a, z in zip(image, z_image, strict=True)]
     pulls += [dot(a - z, a - z) for a, z in zip(text, z_text, strict=True)]

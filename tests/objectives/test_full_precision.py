@@ -9,12 +9,16 @@ from torch import Tensor
 from modalign.objectives import (
     contrastive,
     effective_logit_scale,
+    feature_anchor,
     geodesic_contrastive,
     hybrid_distillation,
+    kernel_alignment,
     random_feature_alignment,
     squared_pair_distance,
 )
+from modalign.objectives.kernels import PolynomialKernel
 
+KERNEL = PolynomialKernel(0.1, 1.0)
 OBJECTIVES: dict[str, Callable[..., Tensor]] = {
     "contrastive": lambda image, text, *_: contrastive(image, text, 100.0),
     "contrastive, half scale": lambda image, text, *_: contrastive(image, text, image.new_tensor(100.0)),
@@ -24,6 +28,9 @@ OBJECTIVES: dict[str, Callable[..., Tensor]] = {
     "hycd, unit": lambda image, text, z, y: hybrid_distillation(image, text, z, y, features="unit", logit_scale=100.0),
     "pair pull": lambda image, text, *_: squared_pair_distance(image, text),
     "m2-mix": lambda image, text, *_: geodesic_contrastive(image, text, image.new_tensor(0.25)),
+    "kernel alignment": lambda image, text, *_: kernel_alignment(image, text, KERNEL, KERNEL),
+    "kernel alignment, in blocks": lambda image, text, *_: kernel_alignment(image, text, KERNEL, KERNEL, block=2),
+    "feature anchor": lambda image, _, z, __: feature_anchor(image, z),
     "effective scale": lambda image, text, *_: effective_logit_scale(image, text),
 }
 
