@@ -3,6 +3,8 @@
 The command line prints the message and exits with status 2; nothing here is ever shown as a traceback.
 """
 
+from collections.abc import Sequence
+
 
 class ModalignError(Exception):
     """Base of every error that is the user's to fix."""
@@ -17,11 +19,25 @@ class DataError(ModalignError):
 
 
 class RecipeError(ModalignError):
-    """A recipe key or value that is unknown, of the wrong type or contradicts another."""
+    """A recipe key or value that is unknown, of the wrong type or contradicts another.
+
+    Args:
+        problems: each in one line; the message joins them.
+        keys: the dotted key each of them is about, where it is about one.
+    """
+
+    def __init__(self, *problems: str, keys: Sequence[str] = ()) -> None:
+        super().__init__("; ".join(dict.fromkeys(problems)))
+        self.problems = problems
+        self.keys = tuple(keys) or ("",) * len(problems)
 
 
 class OutputError(ModalignError):
     """A place to write that is occupied, unwritable or damaged."""
+
+
+class InterruptedRunError(ModalignError):
+    """The user stopped the run; what it had done is kept."""
 
 
 class TrainingError(ModalignError):

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from modalign.data.feature_store import Rows
 from modalign.data.images import BadRow, BadRows, image_batches
+from modalign.data.pictures import Picture
 from modalign.models.dual_encoder import DualEncoder
 
 Part = Literal["features", "trunk"]
@@ -43,18 +44,18 @@ class ImagePass:
 
 @dataclass
 class TrunkMemo:
-    """Image-trunk outputs by path, shared by models that differ only in their projection.
+    """Image-trunk outputs by picture, shared by models that differ only in their projection.
 
     Valid for as long as the trunk is frozen and the files stay: one run, or one evaluation of several heads.
     """
 
-    rows: dict[Path, Tensor] = field(default_factory=dict)
+    rows: dict[Picture, Tensor] = field(default_factory=dict)
 
 
 @torch.no_grad()
 def image_features(
     model: DualEncoder,
-    paths: Sequence[Path],
+    paths: Sequence[Picture],
     wheres: Sequence[str],
     *,
     part: Part = "features",
@@ -69,7 +70,7 @@ def image_features(
 
     Args:
         model: the network, on its device.
-        paths: N picture files; repeated paths are decoded and encoded once.
+        paths: N pictures; repeated ones are decoded and encoded once.
         wheres: N texts that say where each path was named ("metadata.csv:17"), for messages.
         part: "features" = the raw d-dimensional features; "trunk" = the projection's input.
         batch_size: pictures in one forward pass.
@@ -82,12 +83,12 @@ def image_features(
     Raises:
         DataError: more than `max_bad` pictures cannot be read; names the first ten.
     """
-    distinct: dict[Path, int] = {}
+    distinct: dict[Picture, int] = {}
     for position, path in enumerate(paths):
         distinct.setdefault(path, position)
     known = {} if memo is None else memo.rows
     wanted = [path for path in distinct if path not in known]
-    hidden: dict[Path, Tensor] = dict(known) if memo is not None else {}
+    hidden: dict[Picture, Tensor] = dict(known) if memo is not None else {}
     bad = BadRows(max_bad, len(distinct))
     trunk_only = part == "trunk" or memo is not None
     batches = torch.arange(len(wanted)).split(batch_size)
@@ -120,7 +121,7 @@ def image_features(
 
 
 def readable(
-    paths: Sequence[Path],
+    paths: Sequence[Picture],
     wheres: Sequence[str],
     *,
     workers: int = 0,
@@ -130,7 +131,7 @@ def readable(
     """Decodes every picture once and keeps nothing: which positions can be read, and what is wrong with the others.
 
     Args:
-        paths: N picture files.
+        paths: N pictures.
         wheres: N texts that say where each was named.
         workers: decoding processes beside this one.
         max_bad: how many may be unreadable.
@@ -139,11 +140,11 @@ def readable(
     Raises:
         DataError: more than `max_bad` pictures cannot be read; names the first ten.
     """
-    first: dict[Path, int] = {}
+    first: dict[Picture, int] = {}
     for position, path in enumerate(paths):
         first.setdefault(path, position)
     distinct = list(first)
-    bad, good = BadRows(max_bad, len(distinct)), set[Path]()
+    bad, good = BadRows(max_bad, len(distinct)), set[Picture]()
     batches = torch.arange(len(distinct)).split(256)
     for batch in image_batches(distinct, [wheres[first[p]] for p in distinct], _nothing, batches, workers=workers):
         bad.add(batch.bad)
@@ -208,7 +209,7 @@ def text_features(
 def project(
     model: DualEncoder,
     tower: Literal["image", "text"],
-    hidden: Tensor,
+    hidden: Tensor | Rows,
     *,
     batch_size: int = 256,
     precision: AbstractContextManager[object] | None = None,
@@ -218,7 +219,7 @@ def project(
     Args:
         model: the network.
         tower: "image" or "text".
-        hidden: N×w trunk outputs.
+        hidden: N×w trunk outputs, in memory or stored.
         batch_size: rows in one forward pass.
         precision: an autocast context.
 

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from modalign.data.order import drawn_caption, epoch_order, global_batch, own_share, steps_per_epoch
+from modalign.data.order import (
+    drawn_caption,
+    epoch_order,
+    global_batch,
+    mixed_batch,
+    own_share,
+    source_draws,
+    steps_per_epoch,
+)
 from modalign.errors import DataError
 
 SEEDS = st.integers(0, 2**63)
@@ -105,3 +113,72 @@ def test_a_rows_caption_does_not_depend_on_its_batch(seed: int, epoch: int, rows
 def test_a_row_without_captions_is_refused() -> None:
     with pytest.raises(ValueError, match="no caption"):
         drawn_caption(0, 0, torch.tensor([0, 1]), torch.tensor([1, 0]))
+
+
+# ---- mixtures -----------------------------------------------------------------------------------------------
+
+
+def test_draws_follow_the_weights_by_hand() -> None:
+    assert source_draws([1, 1, 1], 10) == [4, 3, 3]  # 3⅓ each, the one left over to the first
+    assert source_draws([3, 1], 10) == [8, 2]  # 7.5 and 2.5: the first of equal remainders
+    assert source_draws([0.2, 0.7, 0.1], 1000) == [200, 700, 100]
+    assert source_draws([11, 8], 19) == [11, 8]  # in proportion to the sizes: every row once
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.floats(0.2, 5)), min_size=1, max_size=4),
+    st.integers(1, 7),
+    st.booleans(),
+    st.integers(0, 20),
+)
+def test_a_mixture_is_exact_and_never_repeats_early(
+    sources: list[tuple[int, float]], batch_size: int, drop_last: bool, seed: int
+) -> None:
+    sizes, weights = [size for size, _ in sources], [weight for _, weight in sources]
+    members = list(torch.arange(sum(sizes)).split(sizes))
+    rows = sum(sizes)
+    if drop_last and rows < batch_size:
+        return
+    per_epoch = steps_per_epoch(rows, batch_size, drop_last)
+    draws = per_epoch * batch_size if drop_last else rows
+    if min(weight / sum(weights) * draws for weight in weights) < 1:
+        return  # a source that an epoch may leave out is refused
+    seen: list[int] = []
+    for epoch in range(3):
+        steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
+        found = [mixed_batch(seed, step, members, weights, batch_size, drop_last) for step in steps]
+        drawn = torch.cat([batch for batch, _ in found]).tolist()
+        assert len(drawn) == draws
+        for own, weight in zip(members, weights, strict=True):
+            count = sum(int(own[0]) <= row <= int(own[-1]) for row in drawn)
+            assert abs(count - draws * weight / sum(weights)) < 1
+        seen += drawn
+    for own in members:  # cut into its passes, a source's sequence holds each row once a pass
+        sequence = [row for row in seen if int(own[0]) <= row <= int(own[-1])]
+        for start in range(0, len(sequence), len(own)):
+            turn = sequence[start : start + len(own)]
+            assert len(set(turn)) == len(turn)
+
+
+def test_passes_are_told_and_differ() -> None:
+    members = [torch.arange(5), torch.arange(5, 45)]
+    found = [mixed_batch(1, step, members, [1, 1], 10, True) for step in range(4)]
+    rows, turns = (torch.cat(parts) for parts in zip(*found, strict=True))
+    own = rows < 5
+    assert own.sum() == 20 and torch.equal(turns[own], torch.arange(20) // 5)
+    orders = rows[own].view(4, 5).tolist()
+    assert len({tuple(order) for order in orders}) > 1  # each pass has an order of its own
+
+
+def test_a_source_without_rows_is_named() -> None:
+    with pytest.raises(DataError, match="source 2 of the mixture has no row left"):
+        mixed_batch(0, 0, [torch.arange(4), torch.arange(0)], [1, 1], 2, True)
+
+
+def test_captions_are_drawn_by_pass_as_by_epoch() -> None:
+    rows, counts = torch.arange(30), torch.full((30,), 7)
+    turns = torch.arange(30) % 3
+    drawn = drawn_caption(5, turns, rows, counts)
+    for turn in range(3):
+        assert torch.equal(drawn[turns == turn], drawn_caption(5, turn, rows, counts)[turns == turn])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
+from modalign.data.pictures import Picture
 from modalign.errors import DataError
 
 NAMED = 10
@@ -33,12 +33,12 @@ class BadRow:
 
     Attributes:
         where: the file and line the row was read from ("metadata.csv:17").
-        path: the image.
+        path: the picture.
         reason: why it cannot be used, in a few words.
     """
 
     where: str
-    path: Path
+    path: Picture
     reason: str
 
     def __str__(self) -> str:

@@ -6,12 +6,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+# Where an object holds its caption ("sentences" of Flickr30k and COCO as `datasets` has them).
+CAPTION_FIELDS = ("raw", "caption", "text")
+
 
 def captions_in(cell: Any) -> tuple[tuple[str, ...], list[str]]:
     """The captions of one cell, as written, and what is wrong with the others.
 
     Args:
-        cell: a text, a list of texts, a text that is a JSON list of texts, or None or NaN where it is missing.
+        cell: a text, a list of texts or of objects with one of `CAPTION_FIELDS`, an object of such lists, a text that
+            is a JSON list of texts, or None or NaN where it is missing.
 
     Returns:
         The captions that can be used, and one reason for each that cannot; an empty cell is one reason.
@@ -44,8 +48,12 @@ def is_text(text: str) -> bool:
 
 
 def _as_list(cell: Any) -> Sequence[Any] | None:
+    if isinstance(cell, dict):  # a list of objects, as `datasets` before version 4 turned it over
+        field = next((name for name in CAPTION_FIELDS if name in cell), None)
+        inner = _as_list(cell[field]) if field is not None else None
+        return [cell[field]] if field is not None and inner is None else inner
     if isinstance(cell, list):
-        return cell
+        return [_text_of(item) for item in cell]
     # A column of JSON texts, as several published caption tables have it. Brackets alone do not make a list.
     if isinstance(cell, str) and cell.lstrip().startswith("[") and cell.rstrip().endswith("]"):
         try:
@@ -57,9 +65,17 @@ def _as_list(cell: Any) -> Sequence[Any] | None:
     return None
 
 
+def _text_of(item: Any) -> Any:
+    if isinstance(item, dict):
+        return next((item[name] for name in CAPTION_FIELDS if name in item), item)
+    return item
+
+
 def _complaint(caption: Any) -> str:
     if is_missing(caption):
         return "is empty"
     if not isinstance(caption, str):
         return f"is {caption!r:.40}, not a text"
+    if "\0" in caption:
+        return "holds a NUL character"
     return "" if is_text(caption) else "is not UTF-8"

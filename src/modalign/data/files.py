@@ -54,9 +54,12 @@ def files_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Every folder from `root` down, sorted, with the sorted names of its files.
 
     Hidden folders below `root` are passed over; hidden files are named. Links to folders are followed, once.
+
+    Raises:
+        DataError: a folder cannot be listed; going on would shorten the data without a word.
     """
     seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
@@ -64,6 +67,11 @@ def files_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         yield Path(folder), sorted(files)
+
+
+def _refuse(error: OSError) -> None:
+    reason = error.strerror or str(error)
+    raise DataError(f"{error.filename} cannot be listed ({reason}); make it readable, or move it elsewhere")
 
 
 def image_files(root: Path) -> list[tuple[Path, str]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from modalign.data.bad_rows import BadRow, BadRows
+from modalign.data.pictures import Member, Picture, size_of
 from modalign.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["BadRow", "BadRows", "ImageBatch", "decode", "image_batches"]
 
 
-def decode(path: Path) -> Image:
+def decode(path: Picture) -> Image:
     """Reads a picture completely, as RGB.
 
     Args:
-        path: a file in any format Pillow reads.
+        path: a file, or a member of a container, in any format Pillow reads.
 
     Returns:
         An RGB picture that no longer needs the file.
@@ -52,19 +52,22 @@ class ImageBatch:
         index: b positions into the paths, in the order asked for, bad ones left out.
         pixels: b×3×H×W, preprocessed; 0×3×0×0 when the whole batch is bad.
         bad: the rows left out.
+        other: b×3×H'×W', the same pictures as a second transform makes them, where there is one.
     """
 
     index: Tensor
     pixels: Tensor
     bad: tuple[BadRow, ...] = ()
+    other: Tensor | None = None
 
 
 def image_batches(
-    paths: Sequence[Path],
+    paths: Sequence[Picture],
     wheres: Sequence[str],
     preprocess: Callable[[Any], Tensor],
     batches: Iterable[Tensor],
     *,
+    other: Callable[[Any], Tensor] | None = None,
     workers: int = 0,
 ) -> Iterator[ImageBatch]:
     """Decodes and preprocesses batches of pictures; order and bytes do not depend on the number of workers.
@@ -73,10 +76,11 @@ def image_batches(
     PyTorch's global random state is neither read nor changed.
 
     Args:
-        paths: N picture files.
+        paths: N pictures; members of containers are read in each process through handles of its own.
         wheres: N texts that say where each row was read from, for messages.
         preprocess: RGB picture → 3×H×W, one size for all; picklable when there are workers.
         batches: positions into `paths`, b integers a batch; consumed lazily, a few batches ahead of what is yielded.
+        other: a second transform of the same pictures, decoded once for both; as `preprocess`.
         workers: how many processes decode; 0 decodes in this one.
 
     Yields:
@@ -86,7 +90,7 @@ def image_batches(
         DataError: a worker process died.
     """
     loader: DataLoader[ImageBatch] = DataLoader(
-        _Batches(paths, wheres, preprocess),
+        _Batches(paths, wheres, preprocess, other),
         # With batch_size=None each "sample" the sampler draws is one whole batch of positions.
         batch_size=None,
         sampler=map(torch.Tensor.tolist, batches),
@@ -108,12 +112,18 @@ def image_batches(
 class _Batches(Dataset[ImageBatch]):
     """Maps a list of positions to its `ImageBatch`."""
 
-    def __init__(self, paths: Sequence[Path], wheres: Sequence[str], preprocess: Callable[[Any], Tensor]) -> None:
-        self.paths, self.wheres, self.preprocess = paths, wheres, preprocess
+    def __init__(
+        self,
+        paths: Sequence[Picture],
+        wheres: Sequence[str],
+        preprocess: Callable[[Any], Tensor],
+        other: Callable[[Any], Tensor] | None,
+    ) -> None:
+        self.paths, self.wheres, self.preprocess, self.other = paths, wheres, preprocess, other
 
     def __getitem__(self, positions: list[int]) -> ImageBatch:
         kept: list[int] = []
-        pixels: list[Tensor] = []
+        pixels: list[tuple[Tensor, ...]] = []
         bad: list[BadRow] = []
         for position in positions:
             path = self.paths[position]
@@ -123,18 +133,19 @@ class _Batches(Dataset[ImageBatch]):
                 bad.append(BadRow(self.wheres[position], path, _reason(path, error)))
                 continue
             try:
-                pixels.append(self.preprocess(picture))
+                pixels.append(tuple(view(picture) for view in (self.preprocess, self.other) if view is not None))
                 kept.append(position)
             except Exception as error:
                 bad.append(BadRow(self.wheres[position], path, f"cannot be preprocessed ({_first_line(error)})"))
-        stacked = torch.stack(pixels) if pixels else torch.empty(0, 3, 0, 0)
-        return ImageBatch(torch.tensor(kept, dtype=torch.long), stacked, tuple(bad))
+        views = [torch.stack(view) for view in zip(*pixels, strict=True)] or 2 * [torch.empty(0, 3, 0, 0)]
+        other = views[1] if self.other is not None else None
+        return ImageBatch(torch.tensor(kept, dtype=torch.long), views[0], tuple(bad), other)
 
 
-def _read(path: Path) -> Image:
+def _read(path: Picture) -> Image:
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(path.open() if isinstance(path, Member) else path) as image:
         image.load()
         # Pillow warns about this combination, once per process, and drops the transparency itself.
         if isinstance(image.info.get("transparency"), bytes):
@@ -142,7 +153,7 @@ def _read(path: Path) -> Image:
         return image.convert("RGB")
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Picture, error: Exception) -> str:
     """A few words on why a picture cannot be read; Pillow and its decoders raise nearly every kind of exception."""
     from PIL import Image, UnidentifiedImageError
 
@@ -156,7 +167,7 @@ def _reason(path: Path, error: Exception) -> str:
         case Image.DecompressionBombError():
             return f"too many pixels ({str(error).split(',')[0]}; Pillow takes it for a decompression bomb)"
         case UnidentifiedImageError():
-            return "empty file" if path.stat().st_size == 0 else "not a picture Pillow can read"
+            return "empty file" if size_of(path) == 0 else "not a picture Pillow can read"
     text = _first_line(error)
     return f"truncated ({text})" if "truncated" in text else f"cannot be read ({text})"
 

@@ -8,13 +8,16 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from modalign.data.pictures import Member, Picture, real_paths, relative_names
+from modalign.data.subset import nested_order, subset_size
 from modalign.errors import DataError
+
+__all__ = ["ImageRow", "Images", "Labelled", "LabelledRow", "PairRow", "Pairs", "real_paths"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +25,23 @@ class PairRow:
     """A picture and its captions.
 
     Attributes:
-        path: the picture.
-        captions: at least one, as written in the file.
+        path: the picture: a file, or a member of a container.
+        captions: as written in the file; at least one, but for pictures alone (`images:SPEC` of a recipe).
         where: where the row was read from, for messages ("metadata.csv:17", "captions_val2017.json: image 42").
+        source: which source of a mixture it is from, counted from 0.
     """
 
-    path: Path
+    path: Picture
     captions: tuple[str, ...]
     where: str
+    source: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
     """A picture; `where` says where it was read from."""
 
-    path: Path
+    path: Picture
     where: str
 
 
@@ -44,7 +49,7 @@ class ImageRow:
 class LabelledRow:
     """A picture and its class, an index into `Labelled.class_names`; `where` says where it was read from."""
 
-    path: Path
+    path: Picture
     label: int
     where: str
 
@@ -57,11 +62,13 @@ class Pairs:
         spec: what was asked for.
         rows: N rows, in the order of the source.
         split: the split of the source, if it has splits.
+        weights: of a mixture, each source's share of an epoch's draws, in proportion; () = every row once an epoch.
     """
 
     spec: str
     rows: tuple[PairRow, ...]
     split: str = ""
+    weights: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,8 +77,8 @@ class Pairs:
         return self.rows[index]
 
     @property
-    def paths(self) -> list[Path]:
-        """N picture files."""
+    def paths(self) -> list[Picture]:
+        """N pictures."""
         return [row.path for row in self.rows]
 
     @property
@@ -81,13 +88,23 @@ class Pairs:
 
     @cached_property
     def image_ids(self) -> Tensor:
-        """N integers, numbered as first seen: equal where rows show the same file (links followed)."""
+        """N integers, numbered as first seen: equal where rows show the same picture (links followed)."""
         return _numbered(self._pictures)
 
     @cached_property
     def captions(self) -> list[str]:
         """M captions: those of row 0, then those of row 1, …"""
         return [caption for row in self.rows for caption in row.captions]
+
+    @cached_property
+    def sources(self) -> Tensor:
+        """N integers: which source of a mixture each row is from; all 0 where there is one."""
+        return torch.tensor([row.source for row in self.rows], dtype=torch.long)
+
+    @cached_property
+    def members(self) -> list[Tensor]:
+        """Each source's row numbers, one tensor a source of a mixture."""
+        return [(self.sources == source).nonzero().flatten() for source in range(max(1, len(self.weights)))]
 
     @cached_property
     def caption_counts(self) -> Tensor:
@@ -111,10 +128,14 @@ class Pairs:
 
     @cached_property
     def fingerprint(self) -> str:
-        """64 hexadecimal digits: a hash of the rows' relative paths and captions; moving the data keeps it."""
+        """64 hexadecimal digits: a hash of the rows' relative names and captions; moving the data keeps it."""
         digest = hashlib.sha256()
-        for path, row in zip(_relative([os.fspath(path) for path in self.paths]), self.rows, strict=True):
-            digest.update(json.dumps([path, *row.captions]).encode() + b"\n")
+        paths = self.paths
+        places = [f"{path}@{path.offset}" if isinstance(path, Member) else os.fspath(path) for path in paths]
+        for name, row in zip(relative_names(paths, places), self.rows, strict=True):
+            digest.update(json.dumps([name, *row.captions]).encode() + b"\n")
+        if self.weights:
+            digest.update(json.dumps([self.weights, self.sources.tolist()]).encode())
         return digest.hexdigest()
 
     def take(self, indices: Sequence[int] | Tensor) -> Pairs:
@@ -124,8 +145,9 @@ class Pairs:
     def split_off(self, share: float, seed: int) -> tuple[Pairs, Pairs]:
         """Holds out a share of the *pictures*, with all their rows, so that no picture is on both sides.
 
-        A picture is drawn by the hash of the seed and its path below the data's common folder, so that neither the
-        order of the rows nor the place of the data changes the draw.
+        A picture is drawn by the hash of the seed and its name (of a file, its path below the data's common folder; of
+        a container's member, its name inside), so that neither the order of the rows nor the place of the data, nor
+        what it is packed into, changes the draw.
 
         Args:
             share: of the pictures, between 0 and 1 (both excluded); rounded, but at least one picture on each side.
@@ -139,7 +161,7 @@ class Pairs:
         """
         if not 0 < share < 1:
             raise DataError(f"cannot hold out a share of {share:g}; pass one between 0 and 1, such as 0.01")
-        pictures = _relative(self._pictures)
+        pictures = self._names
         distinct = set(pictures)
         if len(distinct) < 2:
             raise DataError(f"{self.spec} has {len(distinct)} picture(s): too few to hold some out; pass more data")
@@ -153,9 +175,35 @@ class Pairs:
         part = f"{share:g} of {self.split or 'the pictures'}, seed {seed}"
         return replace(self, rows=stay, split=f"all but {part}"), replace(self, rows=out, split=part)
 
+    def subset(self, *, fraction: float | None = None, limit: int | None = None, seed: int = 0) -> Pairs:
+        """A part of the *pictures*, with all their rows: of two parts of one seed, the smaller is in the larger.
+
+        Drawn by the hash of the seed and the picture's name, as `split_off` does it but independently of it; from each
+        source of a mixture in proportion.
+
+        Args:
+            fraction: of the pictures, above 0 and up to 1; None = all.
+            limit: at most so many pictures; None = no limit.
+            seed: another seed draws other pictures.
+
+        Returns:
+            The rows in their present order; the same object where nothing is left out.
+
+        Raises:
+            DataError: a fraction or limit out of range.
+        """
+        kept = _subset(self.spec, self._names, self.sources.tolist(), fraction, limit, seed)
+        if kept is None:
+            return self
+        return self.take([i for i, keep in enumerate(kept) if keep])
+
     @cached_property
     def _pictures(self) -> list[str]:
         return real_paths(self.paths)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return relative_names(self.paths, self._pictures)
 
 
 @dataclass(frozen=True)
@@ -177,8 +225,8 @@ class Images:
         return self.rows[index]
 
     @property
-    def paths(self) -> list[Path]:
-        """N picture files."""
+    def paths(self) -> list[Picture]:
+        """N pictures."""
         return [row.path for row in self.rows]
 
     @property
@@ -208,8 +256,8 @@ class Labelled:
         return self.rows[index]
 
     @property
-    def paths(self) -> list[Path]:
-        """N picture files."""
+    def paths(self) -> list[Picture]:
+        """N pictures."""
         return [row.path for row in self.rows]
 
     @property
@@ -226,36 +274,39 @@ class Labelled:
         """The rows at these positions, in this order; the classes stay the same."""
         return replace(self, rows=_take(self.rows, indices))
 
+    def subset(self, *, fraction: float | None = None, limit: int | None = None, seed: int = 0) -> Labelled:
+        """A part of the pictures, in proportion class by class: of two parts of one seed, the smaller is in the larger.
 
-def real_paths(paths: Sequence[Path]) -> list[str]:
-    """Absolute paths with every link followed, resolving each folder once instead of each file."""
-    folders: dict[str, tuple[str, frozenset[str]]] = {}
-    real: list[str] = []
-    for path in paths:
-        folder, name = os.path.split(path)
-        if folder not in folders:
-            folders[folder] = (os.path.realpath(folder), _links_in(folder))
-        real_folder, links = folders[folder]
-        real.append(os.path.realpath(path) if name in links else os.path.join(real_folder, name))  # noqa: PTH118
-    return real
+        Each class keeps a picture for as long as there are as many pictures as classes.
+
+        Args:
+            fraction: of the pictures, above 0 and up to 1; None = all.
+            limit: at most so many pictures; None = no limit.
+            seed: another seed draws other pictures.
+
+        Returns:
+            The rows in their present order, with the same classes.
+
+        Raises:
+            DataError: a fraction or limit out of range.
+        """
+        names = relative_names(self.paths, real_paths(self.paths))
+        kept = _subset(self.spec, names, [row.label for row in self.rows], fraction, limit, seed)
+        return self if kept is None else self.take([i for i, keep in enumerate(kept) if keep])
 
 
-def _links_in(folder: str) -> frozenset[str]:
-    try:
-        with os.scandir(folder or ".") as entries:
-            return frozenset(entry.name for entry in entries if entry.is_symlink())
-    except OSError:
-        return frozenset()
-
-
-def _relative(paths: list[str]) -> list[str]:
-    """The paths below their common folder, with "/" on every system."""
-    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120
-    try:
-        common = os.path.commonpath(folders)
-    except ValueError:  # no folder at all, or several drives
-        return paths
-    return [path[len(common) :].replace(os.sep, "/").lstrip("/") for path in paths]
+def _subset(
+    spec: str, names: list[str], strata: list[int], fraction: float | None, limit: int | None, seed: int
+) -> list[bool] | None:
+    """Which rows stay: those of the first pictures of a nested order; None where all do."""
+    stratum: dict[str, int] = {}
+    for name, number in zip(names, strata, strict=True):
+        stratum.setdefault(name, number)
+    count = subset_size(len(stratum), fraction, limit, spec)
+    if count == len(stratum):
+        return None
+    chosen = set(nested_order(stratum, seed)[:count])
+    return [name in chosen for name in names]
 
 
 def _numbered(keys: Iterable[str]) -> Tensor:

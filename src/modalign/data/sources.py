@@ -1,47 +1,65 @@
 """Data specs: what `pairs`, `images` and `labelled` read, and from where.
 
-A spec is a folder with `metadata.csv`, `.jsonl` or `.parquet` (the convention of the `datasets` library), a csv,
-jsonl or parquet file that names pictures, `coco:<root>@<split>`, `flickr30k:<root>@<split>`, a folder of pictures or
-of class folders, or `demo[:<split>]`. docs/data.md shows each.
+A spec is a folder with `metadata.csv`, `.jsonl` or `.parquet` (the convention of the `datasets` library), a csv, jsonl
+or parquet file, WebDataset tars (`wds:<pattern>`, or a path that ends in .tar), a folder of `datasets`'
+`save_to_disk`, `hf:<owner/name>`, `coco:<root>@<split>`, `flickr30k:<root>@<split>`, a folder of pictures or of class
+folders, or `demo[:<split>]`. docs/data.md shows each.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from modalign.data import arrow_files, tar_shards
 from modalign.data.bad_rows import Complaint, refuse_above
 from modalign.data.captions import captions_in, is_missing, is_text
-from modalign.data.files import FileIndex, class_folders, files_below, image_files
+from modalign.data.files import class_folders, image_files
+from modalign.data.found import Columns, Found, Want
+from modalign.data.named_pictures import metadata_files, tables
+from modalign.data.pictures import Picture, real_paths
 from modalign.data.published import coco, flickr30k
-from modalign.data.records import ImageRow, Images, Labelled, LabelledRow, PairRow, Pairs, real_paths
-from modalign.data.tables import CSV_MISSING, TABLE_READERS, read_table
+from modalign.data.records import ImageRow, Images, Labelled, LabelledRow, PairRow, Pairs
+from modalign.data.tables import TABLE_READERS
 from modalign.errors import DataError
 
 __all__ = ["ImageRow", "Images", "Labelled", "LabelledRow", "PairRow", "Pairs", "images", "labelled", "pairs"]
 
-IMAGE_COLUMNS = ("file_name", "image", "image_path", "path", "filepath", "filename", "image_file_name")
-TEXT_COLUMNS = ("text", "caption", "captions", "title")
-METADATA_NAMES = tuple(f"metadata{suffix}" for suffix in TABLE_READERS)
 PUBLISHED: dict[str, Callable[[Path, str, list[Complaint]], list[PairRow]]] = {"coco": coco, "flickr30k": flickr30k}
+KINDS = (*PUBLISHED, "demo", "wds", "datasets", "hf")
 
 Spec = str | os.PathLike[str]
 logger = logging.getLogger("modalign")
 
 
+class Source(Protocol):
+    """Rows with pictures, and with whatever their columns hold."""
+
+    def rows(self, columns: Columns, want: Want, bad: list[Complaint]) -> Iterator[Found]:
+        """Every row, in order."""
+
+    def class_names(self, columns: Columns) -> tuple[str, ...] | None:
+        """The classes that the source itself numbers, if it does; a label is then a number."""
+
+
 def pairs(
-    spec: Spec, *, image_column: str | None = None, text_column: str | None = None, max_bad: int | None = 0
+    spec: Spec,
+    *,
+    image_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
+    max_bad: int | None = 0,
 ) -> Pairs:
     """Reads image–text pairs.
 
     Args:
         spec: see docs/data.md.
-        image_column: the column that names pictures, where it is none of `IMAGE_COLUMNS`.
-        text_column: the column of captions, where it is none of `TEXT_COLUMNS`.
+        image_column: the column that holds or names pictures, where it is none of `IMAGE_COLUMNS`; of tar shards, the
+            ending of the pictures.
+        text_column: the column of captions, where it is none of `TEXT_COLUMNS`, or several columns whose captions
+            belong to one row; of tar shards, an ending or a field of the samples' json.
         max_bad: how many rows may be bad (no such picture, an empty caption, an unreadable line); what is bad is left
             out, each with a warning. None lets all pass.
 
@@ -58,12 +76,12 @@ def pairs(
 
         return demo_data.pairs(rest or "refine")
     bad: list[Complaint] = []
-    split = ""
-    if kind:
+    if kind in PUBLISHED:
         root, split = _root_and_split(kind, rest)
         rows = PUBLISHED[kind](root, split, bad)
     else:
-        rows = _table_pairs(_tables(spec), image_column, text_column, bad)
+        source, split = _source(spec, kind, rest, image_column)
+        rows = _pair_rows(source.rows(Columns.of(image_column, text_column), "text", bad), bad)
     _judge(spec, "pair", rows, bad, max_bad)
     return Pairs(spec, tuple(rows), split)
 
@@ -73,7 +91,7 @@ def images(spec: Spec, *, image_column: str | None = None, max_bad: int | None =
 
     Args:
         spec: see docs/data.md.
-        image_column: the column that names pictures, where it is none of `IMAGE_COLUMNS`.
+        image_column: as in `pairs`.
         max_bad: how many rows may be bad; what is bad is left out, each with a warning. None lets all pass.
 
     Returns:
@@ -83,14 +101,15 @@ def images(spec: Spec, *, image_column: str | None = None, max_bad: int | None =
         DataError: the spec names nothing readable, or more rows are bad than allowed.
     """
     spec = os.fspath(spec)
-    kind, _ = _kind_of(spec)
+    kind, rest = _kind_of(spec)
     bad: list[Complaint] = []
-    if kind:
+    if kind in PUBLISHED or kind == "demo":
         rows = [ImageRow(row.path, row.where) for row in pairs(spec, max_bad=max_bad).rows]
-    elif _is_plain_folder(spec):
+    elif _is_plain_folder(spec, kind):
         rows = [ImageRow(path, where) for path, where in image_files(_absolute(spec))]
     else:
-        rows = _table_images(_tables(spec), image_column, bad)
+        source, _ = _source(spec, kind, rest, image_column)
+        rows = _image_rows(source.rows(Columns.of(image_column), "picture", bad), bad)
     _judge(spec, "picture", rows, bad, max_bad)
     distinct: dict[str, ImageRow] = {}
     for picture, row in zip(real_paths([row.path for row in rows]), rows, strict=True):
@@ -105,13 +124,14 @@ def labelled(
 
     Args:
         spec: see docs/data.md.
-        image_column: the column that names pictures, where it is none of `IMAGE_COLUMNS`.
-        label_column: the column of class names in a table; "label" unless given.
+        image_column: as in `pairs`.
+        label_column: the column of class names; "label" unless given ("cls", or "label" in the json, of tar shards).
         max_bad: how many rows may be bad; what is bad is left out, each with a warning. None lets all pass.
 
     Returns:
         The rows that carry a label. Of class folders, classes are the sorted folder names, as torchvision's
-        `ImageFolder` numbers them, with "_" shown as a space; of a table, the sorted distinct names.
+        `ImageFolder` numbers them, with "_" shown as a space; of a `ClassLabel` column or of tars beside a
+        `classnames.txt`, the names listed there; of anything else, the sorted distinct names.
 
     Raises:
         DataError: the spec names nothing readable, a column is missing, or more rows are bad than allowed.
@@ -122,15 +142,19 @@ def labelled(
         from modalign.demo import data as demo_data
 
         return demo_data.labelled(rest or "test")
-    if kind:
+    if kind in PUBLISHED:
         raise DataError(f"{spec}: {kind} has captions, no class labels; pass class folders or a table with labels")
     bad: list[Complaint] = []
-    if _is_plain_folder(spec):
+    names: Sequence[str]
+    if _is_plain_folder(spec, kind):
         found = class_folders(_absolute(spec))
         names = [name.replace("_", " ") for name in found]
         rows = [LabelledRow(path, label, where) for label, files in enumerate(found.values()) for path, where in files]
     else:
-        rows, names = _table_labels(_tables(spec), image_column, label_column, bad)
+        source, _ = _source(spec, kind, rest, image_column)
+        columns = Columns.of(image_column, label=label_column)
+        listed = source.class_names(columns)
+        rows, names = _labelled_rows(spec, source.rows(columns, "label", bad), listed, bad)
     _judge(spec, "labelled picture", rows, bad, max_bad)
     return Labelled(spec, tuple(rows), tuple(names))
 
@@ -141,9 +165,52 @@ def labelled(
 def _kind_of(spec: str) -> tuple[str, str]:
     """ "coco:/data@val2017" → ("coco", "/data@val2017"); ("", spec) for a path."""
     kind, colon, rest = spec.partition(":")
-    if (kind in PUBLISHED and colon) or kind == "demo":
+    if (kind in KINDS and colon) or kind == "demo":
         return kind, rest
+    if spec.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")) or ".tar::" in spec:
+        return "wds", spec
     return "", spec
+
+
+def _source(spec: str, kind: str, rest: str, image_column: str | None) -> tuple[Source, str]:
+    """What gives the rows of a spec, and the split it reads."""
+    if kind == "wds":
+        found = tar_shards.shards(spec, rest)
+        return found, found.split
+    if kind == "hf":
+        name, _, split = rest.partition("@")
+        name, _, config = name.partition(":")
+        arrow = arrow_files.from_hub(name, config or None, split)
+        return arrow, arrow.split
+    path = _absolute(rest)
+    root, at, split = rest.rpartition("@")
+    if not path.exists() and at and arrow_files.is_saved(_absolute(root)):
+        path = _absolute(root)
+    else:
+        split = ""
+    if kind == "datasets" or arrow_files.is_saved(path):
+        if not path.is_dir():
+            raise DataError(f"{spec}: no such folder {path}; pass one that save_to_disk wrote")
+        arrow = arrow_files.saved(path, split)
+        return arrow, arrow.split
+    if path.suffix.lower() == ".parquet" and path.is_file() and _holds_pictures(path, image_column):
+        return arrow_files.from_parquet(path), ""
+    if not path.exists():
+        raise DataError(
+            f"{spec}: no such file or folder; pass a folder, a table ({', '.join(TABLE_READERS)}), tar files, "
+            "hf:<owner/name>, coco:<root>@<split>, flickr30k:<root>@<split> or demo"
+        )
+    return tables(spec, path), ""
+
+
+def _holds_pictures(path: Path, image_column: str | None) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return arrow_files.picture_column(pq.read_schema(path), image_column, str(path)) is not None
+    except (pa.ArrowException, OSError):
+        return False  # the table reader says what is wrong
 
 
 def _root_and_split(kind: str, rest: str) -> tuple[Path, str]:
@@ -164,9 +231,9 @@ def _absolute(spec: str) -> Path:
     return Path(spec).expanduser().absolute()
 
 
-def _is_plain_folder(spec: str) -> bool:
+def _is_plain_folder(spec: str, kind: str) -> bool:
     path = _absolute(spec)
-    return path.is_dir() and not _metadata_files(path)
+    return not kind and path.is_dir() and not arrow_files.is_saved(path) and not metadata_files(path)
 
 
 def _judge(
@@ -184,129 +251,55 @@ def _judge(
         raise DataError(f"{spec} holds no {what}; check its content")
 
 
-# ---- tables -------------------------------------------------------------------------------------------------
+# ---- rows ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Table:
-    """One csv, jsonl or parquet file, and the folders that its relative paths may start from."""
-
-    path: Path
-    label: str
-    bases: tuple[Path, ...]
-
-    def column(self, columns: Sequence[str], given: str | None, known: Sequence[str], option: str) -> str:
-        wanted = (given,) if given is not None else known
-        for name in wanted:
-            if name in columns:
-                return name
-        has = ", ".join(map(repr, columns)) or "no columns"
-        raise DataError(f"{self.path} has no column {' or '.join(wanted)}; it has {has}; pass {option} to name another")
-
-    def locate(self, name: Any, index: FileIndex) -> tuple[Path | None, str]:
-        """The picture a cell names, or None and why not."""
-        if is_missing(name):
-            return None, "names no file"
-        if not isinstance(name, str):
-            return None, f"{name!r:.40} is not a path"
-        for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
-            for base in self.bases:
-                path = os.path.join(base, os.path.normpath(spelled))  # noqa: PTH118
-                if path in index:
-                    return Path(path), ""
-        return None, f"no such file {name}"
-
-
-def _tables(spec: str) -> list[_Table]:
-    path = _absolute(spec)
-    if path.is_dir():
-        files = _metadata_files(path)
-        if not files:
-            raise DataError(
-                f"{spec}: looked for {', '.join(METADATA_NAMES)} there and below; write one, or pass a table"
-            )
-        if len({file.suffix for file in files}) > 1:
-            names = ", ".join(str(file.relative_to(path)) for file in files[:4])
-            raise DataError(f"{spec} holds metadata files of several kinds ({names}); keep one kind")
-        if len(files) > 1:
-            logger.warning(
-                "%s: reading %d metadata files as one (pass a folder below it for one alone)", spec, len(files)
-            )
-        return [_Table(file, file.relative_to(path).as_posix(), (file.parent,)) for file in files]
-    if path.is_file():
-        return [_Table(path, path.name, (path.parent, Path.cwd()))]
-    raise DataError(
-        f"{spec}: no such file or folder; pass a folder, a table ({', '.join(TABLE_READERS)}), coco:<root>@<split>, "
-        "flickr30k:<root>@<split> or demo"
-    )
-
-
-def _metadata_files(root: Path) -> list[Path]:
-    return [folder / name for folder, names in files_below(root) for name in names if name in METADATA_NAMES]
-
-
-def _rows(
-    table: _Table, wanted: Sequence[tuple[str | None, Sequence[str], str]], bad: list[Complaint]
-) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    yield from read_table(
-        table.path, table.label, lambda columns: [table.column(columns, *column) for column in wanted], bad
-    )
-
-
-def _table_pairs(
-    tables: list[_Table], image_column: str | None, text_column: str | None, bad: list[Complaint]
-) -> list[PairRow]:
-    index = FileIndex()
+def _pair_rows(found: Iterable[Found], bad: list[Complaint]) -> list[PairRow]:
     rows: list[PairRow] = []
-    wanted = [(image_column, IMAGE_COLUMNS, "image_column"), (text_column, TEXT_COLUMNS, "text_column")]
-    for table in tables:
-        missing = CSV_MISSING if table.path.suffix.lower() == ".csv" else frozenset[str]()
-        for where, (name, cell) in _rows(table, wanted, bad):
-            path, reason = table.locate(name, index)
-            captions, reasons = captions_in(None if isinstance(cell, str) and cell in missing else cell)
-            if path is None or reasons:
-                bad.append(Complaint(where, "; ".join([reason, *reasons] if reason else reasons)))
-            if path is not None and captions:
-                rows.append(PairRow(path, captions, where))
+    for where, picture, reason, cells in found:
+        read = [captions_in(cell) for cell in cells]
+        captions = tuple(caption for captions, _ in read for caption in captions)
+        reasons = [reason] * bool(reason) + [reason for _, reasons in read for reason in reasons]
+        if reasons:
+            bad.append(Complaint(where, "; ".join(reasons)))
+        if picture is not None and captions:
+            rows.append(PairRow(picture, captions, where))
     return rows
 
 
-def _table_images(tables: list[_Table], image_column: str | None, bad: list[Complaint]) -> list[ImageRow]:
-    index = FileIndex()
+def _image_rows(found: Iterable[Found], bad: list[Complaint]) -> list[ImageRow]:
     rows: list[ImageRow] = []
-    for table in tables:
-        for where, (name,) in _rows(table, [(image_column, IMAGE_COLUMNS, "image_column")], bad):
-            path, reason = table.locate(name, index)
-            if path is None:
-                bad.append(Complaint(where, reason))
-            else:
-                rows.append(ImageRow(path, where))
+    for where, picture, reason, _ in found:
+        if picture is None:
+            bad.append(Complaint(where, reason))
+        else:
+            rows.append(ImageRow(picture, where))
     return rows
 
 
-def _table_labels(
-    tables: list[_Table], image_column: str | None, label_column: str | None, bad: list[Complaint]
-) -> tuple[list[LabelledRow], list[str]]:
-    index = FileIndex()
-    found: list[tuple[Path, str, str]] = []
+def _labelled_rows(
+    spec: str, found: Iterable[Found], listed: tuple[str, ...] | None, bad: list[Complaint]
+) -> tuple[list[LabelledRow], Sequence[str]]:
+    """The rows with a label, and the classes: those listed, by number, or else the sorted distinct names."""
+    labels: list[tuple[Picture, str, str]] = []
     unlabelled = 0
-    wanted = [(image_column, IMAGE_COLUMNS, "image_column"), (label_column, ("label",), "label_column")]
-    for table in tables:
-        for where, (name, cell) in _rows(table, wanted, bad):
-            label = _label(cell)
-            if label == "":
-                unlabelled += 1
-                continue
-            path, reason = table.locate(name, index)
-            if path is None or label is None:
-                bad.append(Complaint(where, reason or f"the label {cell!r:.40} is not a class name"))
-            else:
-                found.append((path, label, where))
+    for where, picture, reason, cells in found:
+        label = _label(cells[0]) if cells else None
+        if label == "" or (listed is not None and label == "-1"):
+            unlabelled += 1
+        elif picture is None or label is None:
+            bad.append(Complaint(where, reason or f"the label {cells[0]!r:.40} is not a class name"))
+        elif listed is not None and not (label.isdecimal() and int(label) < len(listed)):
+            bad.append(Complaint(where, f"the label {label:.40} is no number of one of the {len(listed)} classes"))
+        else:
+            labels.append((picture, label, where))
     if unlabelled:
-        logger.info("%s: %d rows carry no label and are left out", tables[0].path, unlabelled)
-    names = sorted({label for _, label, _ in found})
+        logger.info("%s: %d rows carry no label and are left out", spec, unlabelled)
+    if listed is not None:
+        return [LabelledRow(picture, int(label), where) for picture, label, where in labels], listed
+    names = sorted({label for _, label, _ in labels})
     numbers = {name: number for number, name in enumerate(names)}
-    return [LabelledRow(path, numbers[label], where) for path, label, where in found], names
+    return [LabelledRow(picture, numbers[label], where) for picture, label, where in labels], names
 
 
 def _label(cell: Any) -> str | None:

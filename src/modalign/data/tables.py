@@ -118,10 +118,7 @@ def _read_parquet(path: Path, label: str, pick: Pick, bad: list[Complaint]) -> I
         for name in names:
             kind = schema.field(name).type
             if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-                raise DataError(
-                    f"{path}: column {name!r} holds {kind}, not paths or texts; "
-                    "write its pictures to files and name those"
-                )
+                raise DataError(f"{path}: column {name!r} holds {kind}, not paths or texts; name another column")
         table = pq.read_table(path, columns=list(names))
     except pa.ArrowException as error:
         raise DataError(f"{path} cannot be read as parquet ({str(error).splitlines()[0]}); check the file") from None

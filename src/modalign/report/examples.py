@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from modalign.data.pictures import Member
+from modalign.data.pictures import Picture as AnyPicture
+from modalign.errors import DataError
 from modalign.report.run_folder import Features
 from modalign.report.similarity import Matches, RankChanges
 from modalign.report.wording import clipped
@@ -66,9 +69,9 @@ def examples(features: Features, changes: RankChanges, captions: tuple[int, ...]
     thumbnails: dict[int, str] = {}
 
     def picture(row: int, query: int) -> Picture:
-        path = Path(features.paths[row])
+        path = features.paths[row]
         if row not in thumbnails:
-            thumbnails[row] = thumbnail(folder / path)
+            thumbnails[row] = thumbnail(path if isinstance(path, Member) else folder / path)
         right = bool(matches.matched(np.array([row]), np.array([query]))[0])
         return Picture(thumbnails[row], clipped(own_caption.get(row, path.name)), path.name, right)
 
@@ -86,11 +89,11 @@ def examples(features: Features, changes: RankChanges, captions: tuple[int, ...]
     return [shown(caption) for caption in captions]
 
 
-def thumbnail(path: Path, side: int = 176, quality: int = 78) -> str:
+def thumbnail(path: AnyPicture, side: int = 176, quality: int = 78) -> str:
     """A JPEG data URI of a picture, as the model sees its colours (RGB, transparency dropped), no larger than `side`.
 
     Args:
-        path: any file Pillow reads.
+        path: any file Pillow reads, or a member of a container.
         side: the longest side in pixels.
         quality: of the JPEG.
 
@@ -100,13 +103,13 @@ def thumbnail(path: Path, side: int = 176, quality: int = 78) -> str:
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(path.open() if isinstance(path, Member) else path) as opened:
             opened.draft("RGB", (side * 2, side * 2))
             image = opened.convert("RGB")
         image.thumbnail((side, side))
         buffer = io.BytesIO()
         image.save(buffer, format="JPEG", quality=quality, optimize=True)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, DataError, Image.DecompressionBombError):
         return ""
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
