@@ -95,3 +95,16 @@ def test_which_paths_a_spec_names(source: Path, tmp_path: Path, monkeypatch: pyt
     text = {"hf_model_name": str(tmp_path / "demo"), "hf_tokenizer_name": "."}
     assert source_paths("model", {"text_cfg": text}) == [tmp_path / "demo", source]
     assert source_paths("model", {"text_cfg": {"hf_model_name": str(source / "bert")}}) == [source]
+
+
+def test_a_revision_is_no_path_and_a_tower_file_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("v1", "base"):
+        (tmp_path / name).mkdir()
+    for name in ("w.pt", "t.pt"):
+        (tmp_path / name).touch()
+    assert source_paths("open_clip:hf-hub:owner/name@v1") == []
+    assert source_paths("open_clip:ViT-B-32@w.pt+visual@t.pt") == [tmp_path / "t.pt", tmp_path / "w.pt"]
+    assert source_paths("open_clip:local-dir:base+visual@t.pt") == [tmp_path / "base", tmp_path / "t.pt"]
+    assert source_paths("open_clip:ViT-B-32/openai+visual@t.pt") == [tmp_path / "t.pt"]
+    assert source_paths("demo+visual@t.pt") == [tmp_path / "t.pt"]

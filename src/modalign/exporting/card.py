@@ -5,6 +5,7 @@ from __future__ import annotations
 from modalign.exporting.verify import Verification
 from modalign.models import DualEncoder
 from modalign.models.open_clip import OpenClip
+from modalign.models.siglip import HuggingFaceSiglip
 
 OPEN_CLIP = """\
 import open_clip
@@ -37,6 +38,14 @@ model = CLIPModel.from_pretrained(folder).eval()
 processor = CLIPProcessor.from_pretrained(folder)
 """
 
+SIGLIP = """\
+from transformers import SiglipModel, SiglipProcessor
+
+folder = "path/to/this/folder"
+model = SiglipModel.from_pretrained(folder).eval()
+processor = SiglipProcessor.from_pretrained(folder)
+"""
+
 
 def card(model: DualEncoder, verification: Verification | None = None) -> str:
     """The model card, with the measured differences once there are some."""
@@ -45,6 +54,11 @@ def card(model: DualEncoder, verification: Verification | None = None) -> str:
         parts.append(
             "open_clip looks a text tower of transformers up by the name in its configuration; the code above points "
             "it at this folder, wherever that lies. (`modalign.load` does so by itself.)\n"
+        )
+    if isinstance(model, HuggingFaceSiglip):
+        parts.append(
+            f"Captions are padded to {model.context_length} tokens, as in training: the text tower sees the padding. "
+            f'`processor(text=captions, padding="max_length", truncation=True, max_length={model.context_length})`\n'
         )
     if verification is not None:
         parts += [
@@ -75,6 +89,8 @@ Exported by modalign from {origin}, embedding width {model.embed_dim}.
 
 
 def _code(model: DualEncoder) -> str:
+    if isinstance(model, HuggingFaceSiglip):
+        return SIGLIP
     if not isinstance(model, OpenClip):
         return TRANSFORMERS
     return OPEN_CLIP_TEXT_TOWER if model.config["text_cfg"].get("hf_model_name") else OPEN_CLIP

@@ -51,14 +51,16 @@ def _towers(model: OpenClip) -> tuple[dict[str, Any], dict[str, Any]]:
     """The vision and text configuration, after everything in the network has been found expressible."""
     module: Any = model.module
     visual, text = module.visual, getattr(module, "text", module)
+    if "multimodal_cfg" in model.config:
+        raise cannot("text_decoder (multimodal_cfg)", "a decoder that writes captions")
     _check_image_tower(visual, model.config["vision_cfg"])
     _check_text_tower(text)
     if module.logit_bias is not None:
-        raise _cannot("logit_bias", "an additive bias on the logits")
-    image_size = _square(visual.image_size, "vision_cfg.image_size")
-    patch_size = _square(visual.patch_size, "vision_cfg.patch_size")
-    vision = _blocks(visual.transformer, "visual.transformer", [visual.ln_pre, visual.ln_post])
-    words = _blocks(text.transformer, "transformer", [text.ln_final])
+        raise cannot("logit_bias", "an additive bias on the logits")
+    image_size = square(visual.image_size, "vision_cfg.image_size")
+    patch_size = square(visual.patch_size, "vision_cfg.patch_size")
+    vision = block_config(visual.transformer, "visual.transformer", [visual.ln_pre, visual.ln_post])
+    words = block_config(text.transformer, "transformer", [text.ln_final])
     vision |= {"image_size": image_size, "patch_size": patch_size, "projection_dim": model.embed_dim}
     words |= {"vocab_size": text.vocab_size, "max_position_embeddings": text.context_length}
     return vision, words | {"projection_dim": model.embed_dim}
@@ -66,55 +68,56 @@ def _towers(model: OpenClip) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _check_image_tower(visual: Any, config: dict[str, Any]) -> None:
     if config.get("timm_model_name"):
-        raise _cannot(f"visual.trunk (timm {config['timm_model_name']})", "an image tower of timm")
+        raise cannot(f"visual.trunk (timm {config['timm_model_name']})", "an image tower of timm")
     if not isinstance(visual, VisionTransformer):
-        raise _cannot(f"visual ({type(visual).__name__})", "an image tower that is no ViT")
+        raise cannot(f"visual ({type(visual).__name__})", "an image tower that is no ViT")
     if visual.attn_pool is not None:
-        raise _cannot("visual.attn_pool", "attentional pooling")
+        raise cannot("visual.attn_pool", "attentional pooling")
     if visual.pool_type != "tok":
-        raise _cannot(f"vision_cfg.pool_type={visual.pool_type!r}", "pooling other than the class token")
+        raise cannot(f"vision_cfg.pool_type={visual.pool_type!r}", "pooling other than the class token")
     if isinstance(visual.ln_pre, nn.Identity):
-        raise _cannot("visual.ln_pre (vision_cfg.no_ln_pre)", "a ViT without the LayerNorm before its blocks")
+        raise cannot("visual.ln_pre (vision_cfg.no_ln_pre)", "a ViT without the LayerNorm before its blocks")
 
 
 def _check_text_tower(text: Any) -> None:
     if isinstance(text, HFTextEncoder):
-        raise _cannot(f"text.transformer (transformers {text.config.model_type})", "a text tower of another kind")
+        raise cannot(f"text.transformer (transformers {text.config.model_type})", "a text tower of another kind")
     if getattr(text, "cls_emb", None) is not None:
-        raise _cannot("text.cls_emb (text_cfg.embed_cls)", "a class token after the caption")
+        raise cannot("text.cls_emb (text_cfg.embed_cls)", "a class token after the caption")
     if text.attn_mask is None:
-        raise _cannot("text_cfg.no_causal_mask", "a text tower that sees later tokens")
+        raise cannot("text_cfg.no_causal_mask", "a text tower that sees later tokens")
     if text.text_projection is None:
-        raise _cannot("text_projection (text_cfg.proj_type='none')", "a text tower without a projection")
+        raise cannot("text_projection (text_cfg.proj_type='none')", "a text tower without a projection")
     if isinstance(text.text_projection, nn.Linear) and text.text_projection.bias is not None:
-        raise _cannot("text_projection.bias (text_cfg.proj_bias)", "a projection with a bias")
+        raise cannot("text_projection.bias (text_cfg.proj_bias)", "a projection with a bias")
 
 
-def _blocks(transformer: Any, name: str, outer: list[nn.Module]) -> dict[str, Any]:
+def block_config(transformer: Any, name: str, outer: list[nn.Module], target: str = "CLIPModel") -> dict[str, Any]:
     """The configuration of a stack of transformer blocks that are all alike, and of the norms around them."""
     norms, activations, heads, widths = [*outer], set(), set(), set()
     for index, block in enumerate(transformer.resblocks):
         where = f"{name}.resblocks.{index}"
         for layer in ("ls_1", "ls_2"):
             if isinstance(getattr(block, layer), LayerScale):
-                raise _cannot(f"{where}.{layer}", "a layer scale")
+                raise cannot(f"{where}.{layer}", "a layer scale", target)
         for layer in ("ln_attn", "attn.ln_q", "attn.ln_k", "attn.ln_inner", "mlp.ln"):
             if not isinstance(_layer(block, layer), nn.Identity | None):
-                raise _cannot(f"{where}.{layer}", "a norm inside attention or MLP")
+                raise cannot(f"{where}.{layer}", "a norm inside attention or MLP", target)
         for parameter in ("logit_scale", "head_scale"):
             if getattr(block.attn, parameter, None) is not None:
-                raise _cannot(f"{where}.attn.{parameter}", "scaled attention heads")
+                raise cannot(f"{where}.attn.{parameter}", "scaled attention heads", target)
         norms += [block.ln_1, block.ln_2]
-        activations.add(_activation(block.mlp.gelu, f"{where}.mlp.gelu"))
+        activations.add(activation(block.mlp.gelu, f"{where}.mlp.gelu", target))
         heads.add(block.attn.num_heads)
         widths.add(block.mlp.c_fc.out_features)
     for norm in norms:
         if not isinstance(norm, LayerNorm | LayerNormFp32) or norm.weight is None or norm.bias is None:
-            raise _cannot(f"a {type(norm).__name__} in {name}", "a norm that is no LayerNorm with weight and bias")
+            what = "a norm that is no LayerNorm with weight and bias"
+            raise cannot(f"a {type(norm).__name__} in {name}", what, target)
     eps = {norm.eps for norm in norms}
     for values, what in ((eps, "norm eps"), (activations, "activation"), (heads, "heads"), (widths, "MLP width")):
         if len(values) > 1:
-            raise _cannot(f"{name} ({what} {', '.join(map(str, sorted(values)))})", "blocks that differ")
+            raise cannot(f"{name} ({what} {', '.join(map(str, sorted(values)))})", "blocks that differ", target)
     return {
         "hidden_size": transformer.width,
         "intermediate_size": widths.pop(),
@@ -125,12 +128,13 @@ def _blocks(transformer: Any, name: str, outer: list[nn.Module]) -> dict[str, An
     }
 
 
-def _activation(layer: nn.Module, where: str) -> str:
+def activation(layer: nn.Module, where: str, target: str = "CLIPModel") -> str:
+    """transformers' name of an activation layer."""
     if isinstance(layer, QuickGELU):
         return "quick_gelu"
     if isinstance(layer, nn.GELU):
         return "gelu" if layer.approximate == "none" else "gelu_pytorch_tanh"
-    raise _cannot(f"{where} ({type(layer).__name__})", "this activation")
+    raise cannot(f"{where} ({type(layer).__name__})", "this activation", target)
 
 
 def _end_of_text(text: Any, tokenizer: Any) -> int:
@@ -145,9 +149,7 @@ def _end_of_text(text: Any, tokenizer: Any) -> int:
         return end if end == text.vocab_size - 1 else 2
     if pool == "eos" and eos is not None and (eos != 2 or text.vocab_size == 3):
         return int(eos)
-    raise _cannot(
-        f"text_cfg.pool_type={pool!r}" + (f" with eos_id={eos}" if pool == "eos" else ""), "this text pooling"
-    )
+    raise cannot(f"text_cfg.pool_type={pool!r}" + (f" with eos_id={eos}" if pool == "eos" else ""), "this text pooling")
 
 
 def _image_processor(settings: dict[str, Any]) -> Any:
@@ -155,9 +157,9 @@ def _image_processor(settings: dict[str, Any]) -> Any:
     size, mode = settings["size"], settings["resize_mode"]
     height, width = size if isinstance(size, list) else (size, size)
     if mode == "longest":
-        raise _cannot("preprocess_cfg.resize_mode='longest'", "padding to a square", "CLIPImageProcessor")
+        raise cannot("preprocess_cfg.resize_mode='longest'", "padding to a square", "CLIPImageProcessor")
     if mode == "shortest" and height != width:
-        raise _cannot(f"preprocess_cfg.size={size}", "cutting to a rectangle", "CLIPImageProcessor")
+        raise cannot(f"preprocess_cfg.size={size}", "cutting to a rectangle", "CLIPImageProcessor")
     box = {"height": height, "width": width}
     return CLIPImageProcessor(
         size=box if mode == "squash" else {"shortest_edge": height},
@@ -188,10 +190,11 @@ def _tokenizer(model: OpenClip) -> Any:
         return fast.CLIPTokenizerFast.from_pretrained(folder, model_max_length=length)
 
 
-def _square(size: Any, key: str) -> int:
+def square(size: Any, key: str, target: str = "CLIPModel") -> int:
+    """The edge of a size that must be a square."""
     height, width = size
     if height != width:
-        raise _cannot(f"{key}={height}×{width}", "anything but squares")
+        raise cannot(f"{key}={height}×{width}", "anything but squares", target)
     return int(height)
 
 
@@ -202,7 +205,8 @@ def _layer(block: nn.Module, path: str) -> Any:
     return layer
 
 
-def _cannot(layer: str, what: str, target: str = "CLIPModel") -> ExportError:
+def cannot(layer: str, what: str, target: str = "CLIPModel") -> ExportError:
+    """The refusal of what transformers has no place for."""
     return ExportError(
         f"transformers' {target} cannot express {layer}: it has no place for {what}; export with --to open_clip instead"
     )

@@ -49,11 +49,13 @@ def _open_clip(
 
     model = made["model"]
     outputs = {
-        "image_features": _feature(model.encode_image(inputs["pixels"])),
-        "text_features": _feature(model.encode_text(inputs["tokens"])),
+        "image_features": _feature(model.encode_image(inputs["pixels"], normalize=False)),  # CoCa's own default is True
+        "text_features": _feature(model.encode_text(inputs["tokens"], normalize=False)),
         "logit_scale": model.logit_scale.exp().reshape(1),
         "pixels": torch.stack([made["preprocess"](picture) for picture in pictures]),
     }
+    if getattr(model, "logit_bias", None) is not None:
+        outputs["logit_bias"] = model.logit_bias.reshape(1)
     return outputs, made["tokenizer"](captions).tolist()
 
 
@@ -67,7 +69,10 @@ def _transformers(
         "logit_scale": model.logit_scale.exp().reshape(1),
         "pixels": processor(images=pictures, return_tensors="pt")["pixel_values"],
     }
-    return outputs, processor(text=captions, padding="max_length", truncation=True)["input_ids"]
+    if hasattr(model, "logit_bias"):
+        outputs["logit_bias"] = model.logit_bias.reshape(1)
+    length = inputs["tokens"].shape[1]
+    return outputs, processor(text=captions, padding="max_length", truncation=True, max_length=length)["input_ids"]
 
 
 def _feature(output: Any) -> Any:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
+
+from modalign.data.images import decode
+from modalign.data.pictures import from_json
+from modalign.errors import DataError
 
 CAPTIONS = (
     "a photo of a cat",
@@ -31,10 +36,12 @@ def probe_captions(folder: Path) -> list[str]:
 
 def probe_pictures(folder: Path) -> list[Any]:
     """PIL pictures of a run's evaluation where `folder` is one, else the two photographs scikit-learn ships, cut up."""
-    from PIL import Image
-
-    paths = [Path(path) for path in _rows(folder).get("paths", [])]
-    pictures = [Image.open(path).convert("RGB") for path in dict.fromkeys(paths) if path.is_file()][:PICTURES]
+    pictures = []
+    for picture in dict.fromkeys(map(from_json, _rows(folder).get("paths", []))):
+        with contextlib.suppress(DataError):  # moved or changed since
+            pictures.append(decode(picture))
+        if len(pictures) == PICTURES:
+            break
     return pictures or _photographs()
 
 
@@ -47,9 +54,9 @@ def _photographs() -> list[Any]:
     return whole + cuts
 
 
-def _rows(folder: Path) -> dict[str, list[str]]:
+def _rows(folder: Path) -> dict[str, list[Any]]:
     try:
-        rows: dict[str, list[str]] = json.loads((folder / "features" / "rows.json").read_text(encoding="utf-8"))
+        rows: dict[str, list[Any]] = json.loads((folder / "features" / "rows.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return rows

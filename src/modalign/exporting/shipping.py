@@ -46,6 +46,11 @@ def export(model: DualEncoder | str | Path, path: str | Path, format: str) -> Pa
     if not isinstance(model, DualEncoder):
         restore(source_paths(str(model)))
         model = load(model)
+    if model.family == "wrapped":
+        raise ExportError(
+            f"{model.spec} is code of your own, which no library's layout holds: save it with model.save(folder) and "
+            "load it with modalign.wrap(…).load_weights(folder)"
+        )
     source = model.frozen_copy().to("cpu", torch.float32)
     target = TARGETS[format](source)
     sources = source_paths(model.spec, getattr(model, "config", None) if model.family == "open_clip" else None)
@@ -69,17 +74,22 @@ def export(model: DualEncoder | str | Path, path: str | Path, format: str) -> Pa
 
 
 def _to_open_clip(model: DualEncoder) -> DualEncoder:
-    from modalign.exporting.open_clip import to_open_clip
+    from modalign.exporting import open_clip, siglip
     from modalign.models.hugging_face import HuggingFaceClip
+    from modalign.models.siglip import HuggingFaceSiglip
 
-    return to_open_clip(model) if isinstance(model, HuggingFaceClip) else model
+    if isinstance(model, HuggingFaceSiglip):
+        return siglip.to_open_clip(model)
+    return open_clip.to_open_clip(model) if isinstance(model, HuggingFaceClip) else model
 
 
 def _to_transformers(model: DualEncoder) -> DualEncoder:
-    from modalign.exporting.hugging_face import to_transformers
+    from modalign.exporting import hugging_face, siglip
     from modalign.models.open_clip import OpenClip
 
-    return to_transformers(model) if isinstance(model, OpenClip) else model
+    if not isinstance(model, OpenClip):
+        return model
+    return hugging_face.to_transformers(model) if model.logit_bias is None else siglip.to_transformers(model)
 
 
 TARGETS: dict[str, Callable[[DualEncoder], DualEncoder]] = {

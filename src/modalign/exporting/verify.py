@@ -41,6 +41,7 @@ class Verification:
         image_features: on identical pixels, raw features.
         text_features: on identical token ids, raw features.
         logit_scale: of the factor.
+        logit_bias: where the model has one.
         limits: what each may be: 1e-5, for features times the largest of them where that exceeds 1.
         pixels: of the target library's own preprocessing, on the same pictures; told, not limited. A large one often
             is a centre crop that two libraries round to neighbouring pixels.
@@ -59,16 +60,17 @@ class Verification:
     pixels_mean: float
     other_captions: tuple[str, ...]
     sources: dict[str, str]
+    logit_bias: float | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether features and logit scale are the same."""
+        """Whether features, logit scale and logit bias are the same."""
         return all(getattr(self, name) <= limit for name, limit in self.limits.items())
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON in export.json."""
         values = asdict(self)
-        compared = ("image_features", "text_features", "logit_scale", "limits", "pictures", "captions", "sources")
+        compared = (*self.limits, "limits", "pictures", "captions", "sources")
         return {
             "verification": {name: values[name] for name in compared},
             "preprocessing": {
@@ -89,9 +91,14 @@ class Verification:
             "image_features": "same pixels → image features",
             "text_features": "same tokens → text features",
             "logit_scale": "logit scale",
+            "logit_bias": "logit bias",
         }
         rows = [("largest difference after loading back", "measured", "limit")]
-        rows += [(label, f"{getattr(self, key):.1e}", f"{self.limits[key]:.1e}") for key, label in labels.items()]
+        rows += [
+            (label, f"{getattr(self, key):.1e}", f"{self.limits[key]:.1e}")
+            for key, label in labels.items()
+            if key in self.limits
+        ]
         rows += [
             (
                 f"its own pixels of {self.pictures} pictures",
@@ -125,6 +132,8 @@ def verify(
     with torch.no_grad():
         expected = {"image_features": model.encode_image(pixels), "text_features": model.encode_text(tokens)}
     expected["logit_scale"] = torch.tensor([model.logit_scale])
+    if model.logit_bias is not None:
+        expected["logit_bias"] = torch.tensor([model.logit_bias])
     with tempfile.TemporaryDirectory(prefix="modalign-verify-") as place:
         folder = Path(place)
         shutil.copytree(export, folder / "moved")
@@ -144,7 +153,8 @@ def verify(
             _run(folder)
         outputs = load_file(folder / "outputs.safetensors")
         ids = json.loads((folder / "outputs.json").read_text(encoding="utf-8"))["tokens"]
-    limits = {name: LIMIT * max(1.0, float(expected[name].abs().max())) for name in expected} | {"logit_scale": LIMIT}
+    limits = {name: LIMIT * max(1.0, float(expected[name].abs().max())) for name in expected}
+    limits |= dict.fromkeys(expected.keys() - {"image_features", "text_features"}, LIMIT)
     lengths = model.token_lengths(tokens).tolist()
     found = Verification(
         **{name: _difference(outputs[name], expected[name]) for name in expected},

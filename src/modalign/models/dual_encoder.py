@@ -12,7 +12,9 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from modalign.errors import ModelError
 from modalign.models.folder import whole_folder, write_record
+from modalign.models.tokens import PatchTokens
 
 TowerName = Literal["image", "text"]
 TOWERS: tuple[TowerName, ...] = ("image", "text")
@@ -40,7 +42,10 @@ class DualEncoder(ABC):
 
     @property
     def network(self) -> Any:
-        """`module` for a forward pass: put back into `eval()` should somebody have called `train()` on it."""
+        """`module` for a forward pass: put back into `eval()` should somebody have called `train()` on it.
+
+        Single modules that a training step put into `train()` (dropout, BatchNorm) are left as they are.
+        """
         if self.module.training:
             self.module.eval()
         return self.module
@@ -89,6 +94,43 @@ class DualEncoder(ABC):
     def token_lengths(self, tokens: Tensor) -> Tensor:
         """B×L → B integers: how many leading columns of each row can change its feature (L where padding counts)."""
 
+    def encode_tokens(self, pixels: Tensor, layer: int = -1) -> PatchTokens:
+        """The class and patch tokens of one layer of the image tower, before the final norm.
+
+        Args:
+            pixels: B×3×H×W, as `preprocess` makes them.
+            layer: as transformers counts `hidden_states`: 0 = the embeddings, k = after k blocks, negative from the
+                end (-1 = after the last block; -2 is what LLaVA reads).
+
+        Returns:
+            The tokens, raw; half precision is upcast to float32.
+
+        Raises:
+            ModelError: the tower is no transformer over patches, or has no such layer.
+        """
+        raise self._no_tokens(type(self.module).__name__)
+
+    def attention(self, pixels: Tensor, layer: int = -1) -> Tensor:
+        """The attention weights of one layer of the image tower.
+
+        Args:
+            pixels: B×3×H×W, as `preprocess` makes them.
+            layer: k = of the k-th block, counted from 1: the one whose output `encode_tokens` gives for the same
+                `layer`; negative from the end.
+
+        Returns:
+            B×heads×T×T; rows sum to 1, T as in `encode_tokens`.
+
+        Raises:
+            ModelError: the tower is no transformer over patches, or has no such layer.
+        """
+        raise self._no_tokens(type(self.module).__name__)
+
+    def _no_tokens(self, tower: str) -> ModelError:
+        return ModelError(
+            f"the image tower of {self.spec} ({tower}) gives no patch tokens or attention: use a model with a ViT"
+        )
+
     # ---- inputs ---------------------------------------------------------------------------------------------
 
     preprocess: Callable[[Any], Tensor]
@@ -117,7 +159,7 @@ class DualEncoder(ABC):
 
     @abstractmethod
     def tower_of(self, name: str) -> TowerName | None:
-        """Which tower a parameter of `module` belongs to; None for the logit scale and bias."""
+        """Which tower a parameter of `module` belongs to; None for the logit scale and bias, and what never trains."""
 
     @abstractmethod
     def projection_names(self, tower: TowerName) -> list[str]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from modalign.models.dual_encoder import DualEncoder
 
 RECORD = "modalign.json"
+STAND_IN = "stand_in.safetensors"
+"""In a run folder: the map that a method without a tower fitted, in place of `model/`."""
 FORMAT = 1
 
 
@@ -44,6 +46,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield draft
         for path in draft.rglob("*"):
             if path.is_file():
+                path.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone
                 _sync(path)
         try:
             _put(draft, folder)
@@ -60,7 +63,7 @@ def write_record(model: DualEncoder, folder: Path) -> None:
         "family": model.family,
         "spec": model.spec,
         "revision": model.revision,
-        "dtype": str(next(model.module.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "fingerprint": model.fingerprint,
         "versions": versions(),
     }
@@ -80,6 +83,11 @@ def read_record(folder: Path) -> dict[str, Any]:
         found = record.get("format")
         raise ModelError(f"{folder / RECORD}: format {found} is unknown (this is {FORMAT}): install a newer modalign")
     return record
+
+
+def model_folder(folder: Path) -> Path:
+    """The model's own folder: `model/` in a run, else `folder` itself."""
+    return folder / "model" if (folder / "model" / RECORD).is_file() else folder
 
 
 def read_json(path: Path) -> dict[str, Any]:

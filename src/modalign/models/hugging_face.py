@@ -1,9 +1,8 @@
-"""transformers' `CLIPModel` behind the `DualEncoder` contract."""
+"""The dual encoders of transformers behind the `DualEncoder` contract: what they share, and `CLIPModel`."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,20 +10,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPProcessor
 from transformers.utils import logging as transformers_logging
 
-from modalign.errors import ModelError
 from modalign.models.dual_encoder import DualEncoder, TowerName
-from modalign.models.folder import read_json, read_record
-from modalign.models.hub import asking_hub, commit_of, refuse_code
-from modalign.models.tokenization import digest, need_vocabulary, stable, transformers_tokenizer_identity
+from modalign.models.tokenization import digest, stable, transformers_tokenizer_identity
+from modalign.models.tokens import PatchTokens, depth_of
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-
-logger = logging.getLogger("modalign")
 
 
 @dataclass(frozen=True)
@@ -39,15 +32,20 @@ class ProcessorTransform:
         return pixels
 
 
-class HuggingFaceClip(DualEncoder):
-    """A `CLIPModel` of the transformers library.
+class HuggingFace(DualEncoder):
+    """A model of transformers with a `vision_model`, a `text_model` and a `logit_scale`.
+
+    Its `get_*_features` return tensors in transformers 4 and objects in 5; the towers return the same in both, so
+    they are called themselves.
 
     Attributes:
-        config: its `CLIPConfig`.
-        processor: its `CLIPProcessor` (tokenizer and image processor).
+        config: its configuration object.
+        processor: its processor (tokenizer and image processor).
     """
 
     family: ClassVar[str] = "transformers"
+    prefix: ClassVar[int]
+    """How many tokens of the image tower stand before its patches."""
 
     def __init__(self, module: nn.Module, processor: Any, spec: str, *, revision: str | None = None) -> None:
         super().__init__(module, spec, revision)
@@ -59,34 +57,48 @@ class HuggingFaceClip(DualEncoder):
 
     def image_trunk(self, pixels: Tensor) -> Tensor:
         """B×3×H×W → B×w: the vision model's pooled output."""
-        vision = self.network.vision_model
-        pooled: Tensor = vision(pixel_values=pixels.to(next(vision.parameters()).dtype)).pooler_output
+        pooled: Tensor = self._vision(pixels).pooler_output
         return pooled
 
-    def project_image(self, hidden: Tensor) -> Tensor:
-        """B×w → B×d, raw: the image projection alone."""
-        return _upcast(self.network.visual_projection(hidden))
+    def encode_tokens(self, pixels: Tensor, layer: int = -1) -> PatchTokens:
+        """The class and patch tokens of one layer of the image tower; see `DualEncoder.encode_tokens`."""
+        depth = depth_of(layer, len(self.network.vision_model.encoder.layers), self.spec)
+        patch = self.network.vision_model.embeddings.patch_embedding.kernel_size
+        rows, columns = (size // edge for size, edge in zip(pixels.shape[-2:], patch, strict=True))
+        return PatchTokens(upcast(self._hidden(pixels, depth)), self.prefix, (rows, columns))
 
-    def text_trunk(self, tokens: Tensor) -> Tensor:
-        """B×L → B×w: the text model's pooled output; it is causal, so columns after the longest caption are cut."""
-        length = int(self.token_lengths(tokens).max())
-        pooled: Tensor = self.network.text_model(input_ids=tokens[:, :length]).pooler_output
-        return pooled
+    def attention(self, pixels: Tensor, layer: int = -1) -> Tensor:
+        """The attention weights of one layer of the image tower; see `DualEncoder.attention`.
 
-    def project_text(self, hidden: Tensor) -> Tensor:
-        """B×w → B×d, raw: the text projection alone."""
-        return _upcast(self.network.text_projection(hidden))
-
-    def token_lengths(self, tokens: Tensor) -> Tensor:
-        """B×L → B integers: up to and with the first end-of-sequence token, where the feature is read.
-
-        A configuration whose `eos_token_id` is 2 (all that were written before transformers 4.31) is read at the
-        highest id instead, as transformers does.
+        From the layer's own queries and keys: the fused kernels that transformers runs keep no weights.
         """
-        eos = self.config.text_config.eos_token_id
-        if eos == 2:
-            return tokens.argmax(dim=1) + 1
-        return torch.eq(tokens, eos).int().argmax(dim=1) + 1
+        blocks = self.network.vision_model.encoder.layers
+        depth = depth_of(layer, len(blocks), self.spec, first=1)
+        block, attention = blocks[depth - 1], blocks[depth - 1].self_attn
+        hidden = block.layer_norm1(self._hidden(pixels, depth - 1))
+        query, key = (
+            upcast(project(hidden)).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+            for project in (attention.q_proj, attention.k_proj)
+        )
+        weights: Tensor = (query @ key.transpose(-1, -2) * attention.scale).softmax(dim=-1)
+        return weights
+
+    def _hidden(self, pixels: Tensor, depth: int) -> Tensor:
+        """B×T×w after `depth` blocks, taken where it passes: not every version returns it from a tower."""
+        seen: list[Any] = []
+        blocks = self.network.vision_model.encoder.layers
+        if depth < len(blocks):
+            hook = blocks[depth].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        else:
+            hook = blocks[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+        with hook:
+            self._vision(pixels)
+        hidden: Tensor = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+        return hidden
+
+    def _vision(self, pixels: Tensor) -> Any:
+        vision = self.network.vision_model
+        return vision(pixel_values=pixels.to(next(vision.parameters()).dtype))
 
     # ---- inputs, parameters ---------------------------------------------------------------------------------
 
@@ -105,30 +117,21 @@ class HuggingFaceClip(DualEncoder):
         return tokens
 
     @property
-    def embed_dim(self) -> int:
-        """The width d of the shared space."""
-        return int(self.config.projection_dim)
-
-    @property
     def logit_scale(self) -> float:
         """The factor in front of cosine similarities (100.0 for OpenAI's CLIP), not its logarithm."""
         return float(self.network.logit_scale.detach().exp())
 
     def tower_of(self, name: str) -> TowerName | None:
-        """Which tower a parameter of `module` belongs to; None for the logit scale."""
+        """Which tower a parameter of `module` belongs to; None for the logit scale and bias."""
         if name.startswith(("vision_model.", "visual_projection.")):
             return "image"
         return "text" if name.startswith(("text_model.", "text_projection.")) else None
-
-    def projection_names(self, tower: TowerName) -> list[str]:
-        """The names of a tower's projection parameters."""
-        return ["visual_projection.weight" if tower == "image" else "text_projection.weight"]
 
     # ---- identity and disk ----------------------------------------------------------------------------------
 
     @property
     def architecture(self) -> str:
-        """The `CLIPConfig` without names of places and versions."""
+        """The configuration without names of places and versions."""
         return json.dumps(stable(self.config.to_dict()), sort_keys=True, default=str)
 
     @property
@@ -144,87 +147,54 @@ class HuggingFaceClip(DualEncoder):
 
     def write(self, folder: Path) -> None:
         """Writes transformers' own files: configuration, weights, tokenizer and image processor."""
-        with _quiet():
+        with quiet():
             self.network.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
 
-def load_hugging_face(rest: str, spec: str) -> HuggingFaceClip:
-    """Loads what follows `hf:`; see `modalign.load`."""
-    name, _, revision = rest.partition("@")
-    if not name:
-        raise ModelError("hf: names no model: write hf:<owner>/<name>[@revision] or hf:<folder>")
-    folder = Path(rest).expanduser()
-    if folder.is_dir():
-        return from_folder(folder, spec)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"there is no folder {rest}: check the path after hf:")
-    with asking_hub(f"{rest} from the hub", "use a local copy: hf:<folder>"):
-        config = Path(hf_hub_download(name, "config.json", revision=revision or None))
-        _need_clip(config)
-        model = _load(name, spec, revision=commit_of(config))  # all files from one commit
-    model.revision = commit_of(config)
-    return model
+class HuggingFaceClip(HuggingFace):
+    """A `CLIPModel` of the transformers library."""
 
+    prefix: ClassVar[int] = 1
 
-def from_folder(folder: Path, spec: str) -> HuggingFaceClip:
-    """Loads a transformers folder: config.json of type clip, weights, tokenizer and image processor.
+    def project_image(self, hidden: Tensor) -> Tensor:
+        """B×w → B×d, raw: the image projection alone."""
+        return upcast(self.network.visual_projection(hidden))
 
-    Raises:
-        ModelError: something is missing, damaged, of another type, or does not fit.
-    """
-    _need_clip(folder / "config.json")
-    if not any((folder / name).is_file() for name in WEIGHTS):
-        raise ModelError(f"{folder} has a configuration but no weights: copy {WEIGHTS[0]} into it")
-    need_vocabulary(folder)
-    refuse_code(folder)
-    try:
-        model = _load(str(folder), spec, local_files_only=True)
-    except ModelError:
-        raise
-    except Exception as error:  # the library raises what it likes on damaged or missing files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{folder} cannot be loaded by transformers ({reason}): copy it again") from error
-    record = read_record(folder)
-    model.revision = record.get("revision")
-    return model.to(model.device, getattr(torch, record["dtype"])) if "dtype" in record else model
+    def text_trunk(self, tokens: Tensor) -> Tensor:
+        """B×L → B×w: the text model's pooled output; it is causal, so columns after the longest caption are cut."""
+        length = int(self.token_lengths(tokens).max())
+        pooled: Tensor = self.network.text_model(input_ids=tokens[:, :length]).pooler_output
+        return pooled
 
+    def project_text(self, hidden: Tensor) -> Tensor:
+        """B×w → B×d, raw: the text projection alone."""
+        return upcast(self.network.text_projection(hidden))
 
-def _load(name: str, spec: str, **where: Any) -> HuggingFaceClip:
-    with _quiet():
-        processor: Any = CLIPProcessor.from_pretrained(name, trust_remote_code=False, **where)
-        loaded: Any = CLIPModel.from_pretrained(
-            name, torch_dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **where
-        )
-    module, told = loaded
-    if module.dtype in (torch.float16, torch.bfloat16):
-        module.float()
-    wrong = {
-        "missing": sorted(told["missing_keys"]),
-        "unexpected": sorted(key for key in told["unexpected_keys"] if not key.endswith("position_ids")),
-        "of another shape": sorted(key if isinstance(key, str) else str(key[0]) for key in told["mismatched_keys"]),
-    }
-    parts = [f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in wrong.items() if keys]
-    if parts:
-        raise ModelError(f"the weights of {name} do not fit its config.json: {'; '.join(parts)}. Copy the model again")
-    ends, read = processor.tokenizer.eos_token_id, module.config.text_config.eos_token_id
-    if read not in (2, ends):
-        logger.warning("%s: captions end with id %s but are read at id %s (text_config.eos_token_id)", name, ends, read)
-    return HuggingFaceClip(module, processor, spec)
+    def token_lengths(self, tokens: Tensor) -> Tensor:
+        """B×L → B integers: up to and with the first end-of-sequence token, where the feature is read.
 
+        A configuration whose `eos_token_id` is 2 (all that were written before transformers 4.31) is read at the
+        highest id instead, as transformers does.
+        """
+        eos = self.config.text_config.eos_token_id
+        if eos == 2:
+            return tokens.argmax(dim=1) + 1
+        return torch.eq(tokens, eos).int().argmax(dim=1) + 1
 
-def _need_clip(config: Path) -> None:
-    kind = read_json(config).get("model_type")
-    if kind != "clip":
-        raise ModelError(
-            f"{config} has model_type {kind!r}, and only 'clip' (CLIPModel) is read: "
-            "use a CLIP, or open_clip:<…> for a model of open_clip"
-        )
+    @property
+    def embed_dim(self) -> int:
+        """The width d of the shared space."""
+        return int(self.config.projection_dim)
+
+    def projection_names(self, tower: TowerName) -> list[str]:
+        """The names of a tower's projection parameters."""
+        return ["visual_projection.weight" if tower == "image" else "text_projection.weight"]
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps transformers' progress bars and load reports off the terminal: what they say is checked here."""
+def quiet() -> Iterator[None]:
+    """Keeps transformers' progress bars and load reports off the terminal: what they say is checked by the caller."""
     told: Any = transformers_logging
     level, bars = told.get_verbosity(), told.is_progress_bar_enabled()
     told.set_verbosity_error()
@@ -237,5 +207,6 @@ def _quiet() -> Iterator[None]:
             told.enable_progress_bar()
 
 
-def _upcast(feature: Tensor) -> Tensor:
+def upcast(feature: Tensor) -> Tensor:
+    """Half precision → float32; wider types as they are."""
     return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature

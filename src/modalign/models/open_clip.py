@@ -1,4 +1,4 @@
-"""open_clip's `CLIP` and `CustomTextCLIP` behind the `DualEncoder` contract."""
+"""open_clip's `CLIP`, `CustomTextCLIP` and `CoCa` behind the `DualEncoder` contract."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from typing import Any, ClassVar
 import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import set_model_preprocess_cfg
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from modalign.errors import ModelError
+from modalign.models import vit
 from modalign.models.dual_encoder import DualEncoder, TowerName
+from modalign.models.resnet_pooling import attention_pooled
 from modalign.models.tokenization import simple_tokenizer_identity, stable, transformers_tokenizer_identity
+from modalign.models.tokens import PatchTokens
 from modalign.models.weights import write_weights
 
 CONFIG = "open_clip_config.json"
@@ -61,11 +65,20 @@ class OpenClip(DualEncoder):
     def image_trunk(self, pixels: Tensor) -> Tensor:
         """B×3×H×W → B×w: the image tower up to, and without, its projection."""
         visual = self.network.visual
-        pixels = pixels.to(next(visual.parameters()).dtype)
+        pixels = self._cast(pixels)
         if isinstance(visual, VisionTransformer):
             with _without(visual, "proj"):
                 return _pooled(visual(pixels))
-        if self._timm_projection():
+        if isinstance(visual, ModifiedResNet):
+            pool = visual.attnpool
+            with _without(visual, "attnpool", nn.Identity()):
+                features = visual(pixels)
+            return attention_pooled(features, pool)
+        layers = self._image_projection()
+        if layers == ["trunk.head"]:
+            inner: Tensor = visual.trunk.forward_head(visual.trunk.forward_features(pixels), pre_logits=True)
+            return inner
+        if layers:
             hidden: Tensor = visual.trunk(pixels)
             return visual.head.pool(hidden) if hasattr(visual.head, "pool") else hidden
         return _pooled(visual(pixels))
@@ -75,17 +88,48 @@ class OpenClip(DualEncoder):
         visual = self.network.visual
         if isinstance(visual, VisionTransformer):
             return _upcast(hidden if visual.proj is None else hidden @ visual.proj)
-        for name in self._timm_projection():
-            hidden = getattr(visual.head, name)(hidden)
+        for name in self._image_projection():
+            hidden = visual.get_submodule(name)(hidden)
         return _upcast(hidden)
 
-    def _timm_projection(self) -> list[str]:
-        """The layers of a timm tower's head after its pooling; none where the projection is inside its trunk."""
+    def _image_projection(self) -> list[str]:
+        """The layers of the image tower after its pooling, by name; none where they cannot be told from the trunk.
+
+        ModifiedResNet ends in the output layer of its attention pooling. A timm tower has them in open_clip's head;
+        EVA's and other timm ViTs' in place of the classifier.
+        """
         visual = self.module.visual
+        if isinstance(visual, ModifiedResNet):
+            return ["attnpool.c_proj"]
         if not isinstance(visual, TimmModel):
             return []
         names = [name for name, _ in visual.head.named_children() if name != "pool"]
-        return names if any(True for name in names for _ in getattr(visual.head, name).parameters()) else []
+        if any(True for name in names for _ in getattr(visual.head, name).parameters()):
+            return [f"head.{name}" for name in names]
+        in_trunk = not len(visual.head) and vit.is_vit(visual.trunk)
+        return ["trunk.head"] if in_trunk and any(True for _ in visual.trunk.head.parameters()) else []
+
+    def encode_tokens(self, pixels: Tensor, layer: int = -1) -> PatchTokens:
+        """The class and patch tokens of one layer; see `DualEncoder.encode_tokens`."""
+        found = vit.tokens(self._vit, self._cast(pixels), layer, self.spec)
+        return PatchTokens(_upcast(found.hidden), found.prefix, found.grid)
+
+    def attention(self, pixels: Tensor, layer: int = -1) -> Tensor:
+        """The attention weights of one layer; see `DualEncoder.attention`."""
+        return _upcast(vit.attention(self._vit, self._cast(pixels), layer, self.spec))
+
+    @property
+    def _vit(self) -> nn.Module:
+        """The image tower, where it has patch tokens."""
+        visual = self.network.visual
+        tower: nn.Module = visual.trunk if isinstance(visual, TimmModel) else visual
+        if not vit.is_vit(tower):
+            raise self._no_tokens(("timm " if isinstance(visual, TimmModel) else "") + type(tower).__name__)
+        return tower
+
+    def _cast(self, pixels: Tensor) -> Tensor:
+        dtype: torch.dtype = next(self.network.visual.parameters()).dtype
+        return pixels.to(dtype)
 
     # ---- text tower -----------------------------------------------------------------------------------------
 
@@ -172,15 +216,15 @@ class OpenClip(DualEncoder):
         return None if bias is None else float(bias.detach())
 
     def tower_of(self, name: str) -> TowerName | None:
-        """Which tower a parameter of `module` belongs to; None for the logit scale and bias."""
-        if name in ("logit_scale", "logit_bias"):
+        """Which tower a parameter of `module` belongs to; None for the logit scale and bias and CoCa's decoder."""
+        if name in ("logit_scale", "logit_bias") or name.startswith("text_decoder."):
             return None
         return "image" if name.startswith("visual.") else "text"
 
     def projection_names(self, tower: TowerName) -> list[str]:
         """The names of a tower's projection parameters; `ModelError` where it has no separate projection."""
         if tower == "image":
-            prefixes = ["visual.proj", *(f"visual.head.{name}" for name in self._timm_projection())]
+            prefixes = ["visual.proj", *(f"visual.{name}" for name in self._image_projection())]
         else:
             prefixes = ["text.proj", "text.text_projection", "text_projection"]
         names = [

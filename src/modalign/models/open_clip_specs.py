@@ -12,7 +12,13 @@ import open_clip
 import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
-from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.pretrained import (
+    download_pretrained,
+    download_pretrained_from_hf,
+    get_pretrained_cfg,
+    list_pretrained_tags_by_model,
+)
+from open_clip.tokenizer import HFTokenizer
 from torch import Tensor, nn
 
 from modalign.errors import ModelError
@@ -67,9 +73,7 @@ def from_folder(folder: Path, spec: str) -> OpenClip:
     if not folder.is_dir() or folder == Path():
         raise ModelError(f"there is no folder {folder}: check the path after local-dir:")
     content = read_json(folder / CONFIG)
-    config = content.get("model_cfg")
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder / CONFIG} has no model_cfg: it is no open_clip configuration")
+    config = _model_config(content, folder / CONFIG)
     checkpoint = _checkpoint(folder)
     refuse_code(folder)
     record = read_record(folder)
@@ -115,16 +119,45 @@ def _from_tag(architecture: str, tag: str, config: dict[str, Any], spec: str) ->
 
 
 def _from_hub(name: str, spec: str) -> OpenClip:
-    repository = name.removeprefix("hf-hub:")
+    """Configuration, weights and tokenizer of one commit: the one that the first file asked for comes from."""
+    name = name.removeprefix("hf-hub:")
+    repository, _, revision = name.partition("@")
     if not repository:
-        raise ModelError("open_clip:hf-hub: names no repository: write open_clip:hf-hub:<owner>/<name>")
-    with asking_hub(f"{repository} from the hub", "use a local copy: open_clip:local-dir:<folder>"):
-        path = open_clip.pretrained.download_pretrained_from_hf(repository, filename=CONFIG)
-        config = open_clip.get_model_config(name)
-        _refuse_other_classes(config, repository)
-        module = open_clip.create_model(name, pretrained_text=False, require_pretrained=True)
-        tokenizer = open_clip.get_tokenizer(name)
-    return OpenClip(module, config, tokenizer, spec, revision=commit_of(path))
+        raise ModelError("open_clip:hf-hub: names no repository: write open_clip:hf-hub:<owner>/<name>[@revision]")
+    with asking_hub(f"{name} from the hub", "use a local copy: open_clip:local-dir:<folder>"):
+        file = Path(download_pretrained_from_hf(repository, filename=CONFIG, revision=revision or None))
+        commit = commit_of(file) or revision or None
+        content = read_json(file)
+        config = _model_config(content, file)
+        weights = Path(download_pretrained_from_hf(repository, revision=commit))
+        module = _build(config, f"{repository}/{CONFIG}")
+        _fill(module, read_weights(weights), weights, config, f"{repository}/{CONFIG}")
+        tokenizer = _hub_tokenizer(config["text_cfg"], repository, commit)
+    return OpenClip(module, config, tokenizer, spec, preprocess_config=content.get("preprocess_cfg"), revision=commit)
+
+
+def _hub_tokenizer(text: dict[str, Any], repository: str, commit: str | None) -> Any:
+    """As `open_clip.get_tokenizer` makes it from `text_cfg`, which reads the newest commit only."""
+    settings = {"context_length": text.get("context_length", 77), **text.get("tokenizer_kwargs", {})}
+    name = text.get("hf_tokenizer_name")
+    if not name:
+        return open_clip.SimpleTokenizer(**settings)
+    pinned = {"revision": commit} if name == repository else {}
+    return HFTokenizer(name, tokenizer_mode=text.get("tokenizer_mode"), **settings, **pinned)
+
+
+def _model_config(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The `model_cfg` of an open_clip_config.json, its outline checked."""
+    config = content.get("model_cfg")
+    if not isinstance(config, dict):
+        raise ModelError(f"{file} has no model_cfg: it is no open_clip configuration")
+    missing = [key for key in ("vision_cfg", "text_cfg") if not isinstance(config.get(key), dict)]
+    if missing or not isinstance(config.get("embed_dim"), int):
+        key = missing[0] if missing else "embed_dim"
+        raise ModelError(f"{file} has no model_cfg.{key}: copy the whole configuration of the model")
+    if "trust_remote_code" in config["text_cfg"].get("tokenizer_kwargs", {}):
+        raise ModelError(f"{file} asks for remote code (text_cfg.tokenizer_kwargs), which is never run: remove the key")
+    return config
 
 
 def _from_file(architecture: str, file: Path, spec: str) -> OpenClip:
@@ -148,18 +181,11 @@ def _built_in(architecture: str) -> dict[str, Any]:
         near = [by_lower[name] for name in difflib.get_close_matches(wanted, by_lower, n=4, cutoff=0.6)]
         told = f"did you mean {', '.join(near)}?" if near else "`open_clip.list_models()` lists them"
         raise ModelError(f"open_clip has no architecture {architecture!r}: {told}")
-    _refuse_other_classes(config, architecture)
     return config
-
-
-def _refuse_other_classes(config: Mapping[str, Any], where: str) -> None:
-    if "multimodal_cfg" in config:
-        raise ModelError(f"{where} is a CoCa (multimodal_cfg), not a dual encoder alone: use a CLIP or CustomTextCLIP")
 
 
 def _build(config: dict[str, Any], where: str, folder: Path | None = None) -> nn.Module:
     """The network of a `model_cfg`, weights yet to come; a text tower's configuration in `folder` comes first."""
-    _refuse_other_classes(config, where)
     config = copy.deepcopy(config)
     try:
         text, vision = config["text_cfg"], config["vision_cfg"]
@@ -171,7 +197,10 @@ def _build(config: dict[str, Any], where: str, folder: Path | None = None) -> nn
             if folder is not None and (folder / "config.json").is_file():
                 text["hf_model_name"] = str(folder)
         with torch.random.fork_rng(devices=[]):  # its random weights are all replaced: leave the caller's stream alone
-            module: nn.Module = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
+            kind = (
+                open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP if custom else open_clip.CLIP
+            )
+            module: nn.Module = kind(**config)
         return module
     except Exception as error:  # a configuration is free text to the libraries it is handed to
         raise ModelError(f"{where} cannot be built by open_clip {open_clip.__version__}: {_line(error)}") from error

@@ -35,7 +35,7 @@ def need_vocabulary(folder: Path) -> None:
         ModelError: names the folder and the files that would do.
     """
     if not any((folder / name).is_file() for name in VOCABULARIES):
-        raise ModelError(f"{folder} has no tokenizer: copy {' or '.join(VOCABULARIES[:3])} into it")
+        raise ModelError(f"{folder} has no tokenizer: copy the model's own into it, one of {', '.join(VOCABULARIES)}")
 
 
 def transformers_tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def transformers_tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
     Truncation and padding are left out: calling a fast tokenizer writes them into it.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = json.loads(backend.to_str()) if backend is not None else {"vocab": sorted(tokenizer.get_vocab().items())}
+    rules = json.loads(backend.to_str()) if backend is not None else _python_rules(tokenizer)
     rules.pop("truncation", None)
     rules.pop("padding", None)
     return {
@@ -52,6 +52,16 @@ def transformers_tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
         "rules": digest(rules),
         "special": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
         "padding_side": tokenizer.padding_side,
+    }
+
+
+def _python_rules(tokenizer: Any) -> dict[str, Any]:
+    """The rules of a tokenizer without a backend in Rust, such as SigLIP's: its vocabulary and SentencePiece model."""
+    pieces = getattr(tokenizer, "sp_model", None)
+    return {
+        "vocab": sorted(tokenizer.get_vocab().items()),
+        "pieces": None if pieces is None else hashlib.sha256(pieces.serialized_model_proto()).hexdigest(),
+        "do_lower_case": getattr(tokenizer, "do_lower_case", None),
     }
 
 

@@ -20,7 +20,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     """Reads a checkpoint file into a flat dict of tensors.
 
     `.safetensors` holds tensors only; the others go through `torch.load(weights_only=True)`. A training checkpoint's
-    `state_dict` entry and the `module.` prefix of a data-parallel model are taken off, as open_clip does.
+    `state_dict` or `model` entry is taken, and the `module.` prefix of a data-parallel model taken off.
 
     Args:
         path: the file.
@@ -38,8 +38,9 @@ def read_weights(path: Path) -> dict[str, Any]:
     if path.suffix not in SUFFIXES:
         raise ModelError(f"{path} is no weight file: pass one that ends in {', '.join(SUFFIXES)}")
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    for entry in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
+            content = content[entry]
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__}, not a state_dict: save `model.state_dict()`")
     odd = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
@@ -58,7 +59,14 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], path: Path, architect
     Raises:
         ModelError: names the first missing, unexpected and differently shaped entries.
     """
-    wanted = module.state_dict()
+    told = misfit(weights, module.state_dict())
+    if told:
+        raise ModelError(f"{path} does not fit {architecture}: {told}. Name the architecture it was made with")
+    module.load_state_dict(dict(weights), strict=True)
+
+
+def misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What keeps `weights` from being `wanted`: missing, unexpected and differently shaped entries; "" if nothing."""
     missing = [name for name in wanted if name not in weights]
     unexpected = [name for name in weights if name not in wanted]
     reshaped = [
@@ -71,11 +79,7 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], path: Path, architect
         for names, what in ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
         if names
     ]
-    if told:
-        raise ModelError(
-            f"{path} does not fit {architecture}: {'; '.join(told)}. Name the architecture it was made with"
-        )
-    module.load_state_dict(dict(weights), strict=True)
+    return "; ".join(told)
 
 
 def write_weights(module: nn.Module, path: Path) -> None:

@@ -1,0 +1,191 @@
+"""Stored vectors in place of a network: any two sets of embeddings can be aligned, through a linear map.
+
+`vectors:<file>.npy` stands for N rows of width d. As a model it is its own trunk output, under a square map that
+begins as the identity; as a target it is what it says. Row i of both belongs to the same thing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import ClassVar, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modalign.data.records import PairRow, Pairs
+from modalign.errors import DataError, ModelError
+from modalign.models.dual_encoder import DualEncoder, TowerName
+
+KIND = "vectors"
+WEIGHTS = "map.safetensors"
+
+
+class StoredVectors:
+    """N×d vectors of a file, memory-mapped.
+
+    Attributes:
+        spec: `vectors:<file>`.
+        rows: N×d, as stored.
+    """
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+        self.path = Path(spec.partition(":")[2]).expanduser()
+        if not self.path.is_file():
+            raise DataError(f"{spec}: there is no file {self.path}; write vectors:<file>.npy")
+        try:
+            rows = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise DataError(f"{self.path} is no .npy file of numbers ({error}); save it with numpy.save") from None
+        if rows.ndim != 2 or 0 in rows.shape or rows.dtype not in (np.float16, np.float32, np.float64):
+            shape = "×".join(map(str, rows.shape)) or "a scalar"
+            raise DataError(f"{self.path} holds {shape} of type {rows.dtype}; save N×d floating-point numbers")
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def embed_dim(self) -> int:
+        """The width d."""
+        return int(self.rows.shape[1])
+
+    def tensor(self) -> Tensor:
+        """All rows in memory, half precision as float32.
+
+        Raises:
+            DataError: a row holds a number that is not finite.
+        """
+        rows = torch.from_numpy(np.array(self.rows))
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        bad = (~rows.isfinite()).any(1).nonzero().flatten().tolist()
+        if bad:
+            raise DataError(f"{self.path}: row {bad[0]} holds NaN or infinity; remove such rows from both files")
+        return rows
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the numbers: 64 hexadecimal digits."""
+        digest = hashlib.sha256(f"{self.rows.dtype}{self.rows.shape}".encode())
+        for start in range(0, len(self.rows), 65536):
+            digest.update(np.ascontiguousarray(self.rows[start : start + 65536]).tobytes())
+        return digest.hexdigest()
+
+    def as_pairs(self) -> Pairs:
+        """One row a vector, without captions: what batches are drawn from."""
+        rows = (PairRow(self.path / f"row {i}", (), f"{self.path.name}: row {i}") for i in range(len(self)))
+        return Pairs(self.spec, tuple(rows))
+
+
+class _Map(nn.Module):
+    """W, under a name of its own."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(dim, dim, bias=False)
+        nn.init.eye_(self.map.weight)
+
+
+class VectorModel(DualEncoder):
+    """Vectors under a linear map: x ↦ W x, W = 1 at first.
+
+    It has no tower: it is trained with `train: projection`, and `project_image` applies it to vectors.
+
+    Attributes:
+        vectors: the rows it was made for; None where only the map was loaded.
+    """
+
+    family: ClassVar[str] = KIND
+
+    def __init__(self, spec: str, dim: int, vectors: StoredVectors | None = None) -> None:
+        super().__init__(_Map(dim), spec)
+        self.vectors = vectors
+        if vectors is not None and vectors.rows.dtype == np.float64:
+            self.to("cpu", torch.float64)
+
+    def project_image(self, hidden: Tensor) -> Tensor:
+        """B×d vectors → B×d, mapped."""
+        mapped: Tensor = self.network.map(hidden.to(self.dtype))
+        return mapped
+
+    def _none(self) -> NoReturn:
+        raise ModelError(f"{self.spec} holds vectors and no network: use train: projection, and project_image(vectors)")
+
+    def image_trunk(self, pixels: Tensor) -> Tensor:
+        """Refused: there is no network."""
+        self._none()
+
+    def text_trunk(self, tokens: Tensor) -> Tensor:
+        """Refused: there is no network."""
+        self._none()
+
+    def project_text(self, hidden: Tensor) -> Tensor:
+        """Refused: there is no network."""
+        self._none()
+
+    def token_lengths(self, tokens: Tensor) -> Tensor:
+        """Refused: there is no network."""
+        self._none()
+
+    def tokenize(self, captions: list[str]) -> Tensor:
+        """Refused: there is no network."""
+        self._none()
+
+    @property
+    def embed_dim(self) -> int:
+        """The width d."""
+        return int(self.network.map.in_features)
+
+    @property
+    def logit_scale(self) -> float:
+        """1: vectors come without one."""
+        return 1.0
+
+    def tower_of(self, name: str) -> TowerName | None:
+        """The map counts as the image tower."""
+        return "image"
+
+    def projection_names(self, tower: TowerName) -> list[str]:
+        """The map."""
+        if tower == "text":
+            self._none()
+        return ["map.weight"]
+
+    @property
+    def input_identity(self) -> str:
+        """The vectors' hash."""
+        return self.vectors.fingerprint if self.vectors is not None else ""
+
+    def write(self, folder: Path) -> None:
+        """Writes the map, d×d."""
+        from safetensors.torch import save_file
+
+        save_file({"weight": self.network.map.weight.detach().cpu().contiguous()}, folder / WEIGHTS)
+
+
+def load_vectors(spec: str) -> VectorModel:
+    """The model of `vectors:<file>.npy`."""
+    vectors = StoredVectors(spec)
+    return VectorModel(spec, vectors.embed_dim, vectors)
+
+
+def from_folder(folder: Path, spec: str) -> VectorModel:
+    """A saved map, without the vectors it was made for.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weight = load_file(folder / WEIGHTS)["weight"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{folder / WEIGHTS} cannot be read ({error}): copy it again") from None
+    model = VectorModel(spec, len(weight))
+    model.to("cpu", weight.dtype)
+    with torch.no_grad():
+        model.network.map.weight.copy_(weight)
+    return model
