@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/modalign demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "$(SLOW)"

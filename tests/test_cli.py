@@ -1,26 +1,49 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from modalign import recipe
+from modalign.cli import main
+from modalign.cli.printing import laid_out
 from tests.tiny import tiny_open_clip, write_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["demo", "refine", "gap", "evaluate", "compare", "export", "report", "doctor"]
+RECIPE_COMMANDS = ["recipe show", "recipe check", "recipe schema", "recipe list"]
 
 
-def modalign(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def modalign(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "modalign", *map(str, arguments)]
+    environment = os.environ | ENVIRONMENT | variables
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
+
+
+def inside(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same in this process, where modalign is imported already."""
+    command = ["modalign", *map(str, arguments)]
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", command)
+        try:
+            main()
+        except SystemExit as left:
+            return subprocess.CompletedProcess(command, int(left.code or 0), out.getvalue(), err.getvalue())
+    raise AssertionError("main() returned")
 
 
 def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
@@ -56,7 +79,7 @@ def test_help_answers_at_once_and_every_command_shows_an_example() -> None:
         done = modalign("--help")
         times.append(time.perf_counter() - begin)
     assert min(times) < 0.5
-    assert all(command in done.stdout for command in COMMANDS)
+    assert all(command in done.stdout for command in [*COMMANDS, "recipe"])
     loaded = (
         "import sys; import modalign.cli; print({'torch', 'open_clip', 'transformers', 'pydantic'} & set(sys.modules))"
     )
@@ -67,28 +90,59 @@ def test_help_answers_at_once_and_every_command_shows_an_example() -> None:
     )
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *RECIPE_COMMANDS])
 def test_the_command_line_is_what_the_documentation_says(command: str) -> None:
     """Freezes every command's options: a renamed flag breaks users' scripts."""
-    done = modalign(command, "--help")
+    done = modalign(*command.split(), "--help")
     assert f"Example: modalign {command}" in done.stdout
     options = set(re.findall(r"(--[a-z-]+)", re.sub(r"Example:.*", "", done.stdout, flags=re.S)))
     common = {"--device", "--batch-size", "--workers", "--seed", "--json"}
     expected = {
         "demo": {"--out", "--method", "--seed", "--train"},
         "refine": {
-            *("--model", "--data", "--method", "--out", "--recipe", "--set", "--resume", "--train", "--epochs"),
-            *("--batch-size", "--chunk", "--lr", "--seed", "--max-bad", "--workers", "--device", "--precision"),
+            *("--model", "--data", "--target", "--method", "--out", "--recipe", "--set", "--resume", "--train"),
+            *("--epochs", "--batch-size", "--chunk", "--lr", "--seed", "--workers", "--device", "--precision"),
+            *("--fraction", "--limit", "--image-column", "--text-column", "--max-bad", "--store", "--track"),
             *("--eval", "--templates", "--strict"),
         },
-        "gap": {"--model", "--data", "--embeddings", "--normalize", "--no-normalize", "--max-bad", *common},
-        "evaluate": {"--model", "--task", "--templates", *common},
-        "compare": {"--task", "--templates", "--tolerance", "--strict", *common},
+        "gap": {
+            *("--model", "--data", "--embeddings", "--normalize", "--no-normalize", "--max-bad", "--shrinkage"),
+            *("--store", *common),
+        },
+        "evaluate": {"--model", "--task", "--templates", "--max-bad", "--store", *common},
+        "compare": {"--task", "--templates", "--tolerance", "--strict", "--max-bad", "--store", *common},
         "export": {"--to", "--out"},
         "report": set(),
         "doctor": set(),
+        "recipe show": {"--set"},
+        "recipe check": {"--set"},
+        "recipe schema": set(),
+        "recipe list": set(),
     }
     assert options - {"--help", "--eval-", "--no-strict"} == expected[command]
+
+
+def test_the_defaults_that_help_shows_are_the_recipes() -> None:
+    default = recipe.load(None)
+    options = {
+        "--method": default.method["name"],
+        "--store": "the run's own cache",
+        "--fraction": 1 if default.data.fraction is None else default.data.fraction,
+        "--max-bad": default.data.max_bad,
+        "--train": default.train,
+        "--epochs": default.epochs,
+        "--batch-size": default.data.batch_size,
+        "--chunk": "the whole batch" if default.chunk is None else default.chunk,
+        "--lr": default.optimizer.lr,
+        "--seed": default.seed,
+        "--templates": default.evaluation.templates,
+        "--strict": "yes" if default.evaluation.strict else "no",
+        "--workers": default.data.workers,
+        "--device": default.device,
+        "--precision": default.precision,
+    }
+    shown = modalign("refine", "--help", COLUMNS="200").stdout
+    assert dict(re.findall(r"(--[a-z-]+) .*\[default: \((.*?)\)\]", shown)) == {k: str(v) for k, v in options.items()}
 
 
 def test_refine_leaves_a_complete_run_and_a_second_one_needs_resume(made: Path, tmp_path: Path) -> None:
@@ -105,16 +159,104 @@ def test_refine_leaves_a_complete_run_and_a_second_one_needs_resume(made: Path, 
     assert described["seed"] == 0 and described["versions"]["torch"] and "commit" in described
     before = (out / "recipe.yaml").read_bytes(), (out / "metrics.jsonl").read_bytes()
 
-    refused(modalign(*settings(made, out)), str(out), "not empty", "--resume")
-    again = modalign("refine", "--out", out, "--resume")
+    refused(inside(*settings(made, out)), str(out), "not empty", "--resume")
+    again = inside("refine", "--out", out, "--resume")
     assert again.returncode == done.returncode and "finished already" in again.stderr
     assert before == ((out / "recipe.yaml").read_bytes(), (out / "metrics.jsonl").read_bytes())
-    refused(modalign("refine", "--out", out, "--resume", "--lr", 1.0), "optimizer.lr", "1.0", "0.001")
+    refused(inside("refine", "--out", out, "--resume", "--lr", 1.0), "optimizer.lr", "1.0", "0.001")
 
-    table = modalign("compare", f"open_clip:local-dir:{made / 'clip'}", out, "--task", f"retrieval:{made / 'pairs'}")
+    table = inside("compare", f"open_clip:local-dir:{made / 'clip'}", out, "--task", f"retrieval:{made / 'pairs'}")
     assert table.returncode in (0, 3) and "retrieval.image_to_text_r1" in table.stdout
     (out / "report.html").unlink()
-    assert modalign("report", out).returncode == 0 and (out / "report.html").is_file()
+    assert inside("report", out).returncode == 0 and (out / "report.html").is_file()
+
+    shown = inside("recipe", "show", out)
+    assert shown.returncode == 0 and "# line 1: model spec" in shown.stdout
+    (made / "shown.yaml").write_text(shown.stdout)
+    assert recipe.load(made / "shown.yaml") == recipe.load(out)
+    assert inside("recipe", "check", out).stdout == f"ok: {out}\n"
+
+
+def test_a_run_goes_on_from_another_folder_than_it_began_in(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    arguments = ("refine", "--model", "open_clip:local-dir:clip", "--data", "pairs", "--out", tmp_path / "run")
+    assert inside(*arguments, "--batch-size", 8).returncode == 0
+    for name in ("report.html", "evaluation.json"):  # as if it had been killed before its end
+        (tmp_path / "run" / name).unlink()
+    monkeypatch.chdir(tmp_path)
+    done = inside("refine", "--out", "run", "--resume")
+    assert done.returncode == 0 and f"working from {made}" in done.stderr, done.stderr
+    assert (tmp_path / "run" / "report.html").is_file() and "resuming after step 6 of 6" in done.stderr
+    described = tmp_path / "run" / "environment.json"
+    described.write_text(described.read_text().replace(str(made), str(tmp_path / "gone")))
+    (tmp_path / "run" / "report.html").unlink()
+    monkeypatch.chdir(tmp_path)
+    gone = inside("refine", "--out", "run", "--resume")
+    refused(gone, "clip")
+    assert f"began in {tmp_path / 'gone'}, which is gone" in gone.stderr
+
+
+@pytest.mark.parametrize("moment", ["will write", pytest.param("evaluating before", marks=pytest.mark.slow)])
+def test_ctrl_c_outside_training_says_how_to_go_on(made: Path, tmp_path: Path, moment: str) -> None:
+    out = tmp_path / "run"
+    many = write_pairs(tmp_path / "many", n=1500)
+    command = ["refine", "--model", f"open_clip:local-dir:{made / 'clip'}", "--data", many, "--out", out]
+    command += ["--workers", "1", "--batch-size", "8", "--eval", f"retrieval:{many}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modalign", *map(str, command)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | ENVIRONMENT,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    before = []
+    for line in process.stderr:
+        before.append(line)
+        if moment in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, workers included
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, before
+    assert "Traceback" not in rest and rest.splitlines()[-1] == f"stopped; go on with --out {out} --resume"
+
+
+@pytest.mark.slow
+def test_weights_that_do_not_fit_on_the_disk_end_in_one_line(made: Path, tmp_path: Path) -> None:
+    """The kernel refuses to write past 64 KiB, as a full disk would; safetensors says so in an error of its own."""
+    command = [sys.executable, "-m", "modalign", *map(str, settings(made, tmp_path / "run"))]
+    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); "
+    limited += f"sys.argv = {command[2:]!r}; runpy.run_module('modalign', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", limited], capture_output=True, text=True, env=os.environ | ENVIRONMENT, timeout=300
+    )
+    refused(done, "File too large", "free space")
+
+
+def test_check_prints_a_line_for_every_problem_and_exits_with_2(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("optimizer: {lrr: 1}\nseed: -1\n")
+    done = inside("recipe", "check", tmp_path / "r.yaml")
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and done.stdout == "" and len(lines) == 2
+    assert all(line.startswith(f"error: {tmp_path / 'r.yaml'}:") for line in lines)
+    assert json.loads(inside("recipe", "schema").stdout)["properties"]["seed"]["minimum"] == 0
+    assert "modalign refine --recipe clip-refine-vit-b-32" in inside("recipe", "list").stdout
+
+
+def test_a_table_never_breaks_a_name_however_narrow_the_terminal() -> None:
+    names = ["retrieval.image_to_text_r1", "zero_shot.mean_per_class_recall"]
+    row = ["12.34", "12.34", "+0.00 [-12.34, +12.34]", "1", "cannot tell", "5,000"]
+    header = ["metric", "before %", "after %", "difference, 95 % interval", "tolerance", "verdict", "n"]
+    table = [header, *([name, *row] for name in names)]
+    widest = max(map(len, laid_out(table, None)))
+    for width in (20, 40, 80, 100, 140, widest, widest - 1):
+        lines = laid_out(table, width)
+        text = "\n".join(lines)
+        assert all(text.count(name) == 1 for name in names) and text.count("+0.00 [-12.34, +12.34]") == 2
+        assert width < 45 or max(map(len, lines)) <= width
+    assert [len(laid_out(table, width)) for width in (widest, widest - 1, 40)] == [4, 7, 14]
 
 
 def test_gap_measures_stored_embeddings_without_a_model(tmp_path: Path) -> None:
@@ -122,7 +264,7 @@ def test_gap_measures_stored_embeddings_without_a_model(tmp_path: Path) -> None:
     image, text = random.normal(size=(2, 50, 8))
     np.save(tmp_path / "a.npy", image)
     np.save(tmp_path / "b.npy", text + 1)
-    done = modalign("gap", "--embeddings", tmp_path / "a.npy", tmp_path / "b.npy", "--json", tmp_path / "gap.json")
+    done = inside("gap", "--embeddings", tmp_path / "a.npy", tmp_path / "b.npy", "--json", tmp_path / "gap.json")
     assert done.returncode == 0, done.stderr
     measures = json.loads((tmp_path / "gap.json").read_text())["gap"]["measures"]
     x, t = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (image, text + 1))
@@ -130,31 +272,31 @@ def test_gap_measures_stored_embeddings_without_a_model(tmp_path: Path) -> None:
     assert "centroid gap" in done.stdout
     (tmp_path / "file").write_text("")
     stuck = ("gap", "--embeddings", tmp_path / "a.npy", tmp_path / "b.npy", "--json", tmp_path / "file" / "gap.json")
-    refused(modalign(*stuck), "file")
+    refused(inside(*stuck), "file")
 
 
 def test_every_mistake_is_one_clear_line_and_status_2(made: Path, tmp_path: Path) -> None:
     clip, pairs = f"open_clip:local-dir:{made / 'clip'}", made / "pairs"
     out = ("--out", tmp_path / "never")
     start = ("refine", "--method", "clip-refine", *out)
-    refused(modalign(*start, "--model", "open_clip:ViT-B-33/openai", "--data", pairs), "ViT-B-33", "ViT-B-32")
-    refused(modalign(*start, "--model", clip, "--data", tmp_path / "nowhere"), "nowhere")
-    refused(modalign(*start, "--model", clip), "data.train")
-    refused(modalign(*start, "--model", clip, "--data", pairs, "--set", "optimiser.lr=1"), "optimiser", "optimizer")
-    refused(modalign(*start, "--model", clip, "--data", pairs), "48", "512")  # the default batch does not fit
-    refused(modalign(*start, "--model", clip, "--data", pairs, "--recipe", "none.yaml"), "none.yaml")
+    refused(inside(*start, "--model", "open_clip:ViT-B-33/openai", "--data", pairs), "ViT-B-33", "ViT-B-32")
+    refused(inside(*start, "--model", clip, "--data", tmp_path / "nowhere"), "nowhere")
+    refused(inside(*start, "--model", clip), "data.train")
+    refused(inside(*start, "--model", clip, "--data", pairs, "--set", "optimiser.lr=1"), "optimiser", "optimizer")
+    refused(inside(*start, "--model", clip, "--data", pairs), "48", "512")  # the default batch does not fit
+    refused(inside(*start, "--model", clip, "--data", pairs, "--recipe", "none.yaml"), "none.yaml")
     refused(
-        modalign(*start, "--model", clip, "--data", pairs, "--batch-size", 8, "--eval", "zeroshot:x"), "zero-shot:SPEC"
+        inside(*start, "--model", clip, "--data", pairs, "--batch-size", 8, "--eval", "zeroshot:x"), "zero-shot:SPEC"
     )
-    refused(modalign("report", tmp_path), str(tmp_path), "recipe.yaml")
-    refused(modalign("gap", "--embeddings", tmp_path / "a.npy", tmp_path / "b.npy"), "a.npy")
+    refused(inside("report", tmp_path), str(tmp_path), "recipe.yaml")
+    refused(inside("gap", "--embeddings", tmp_path / "a.npy", tmp_path / "b.npy"), "a.npy")
     occupied = tmp_path / "occupied"
     occupied.mkdir()
     (occupied / "thesis.tex").write_text("dear")
     assert not (tmp_path / "never").exists()
     arguments = ("refine", "--model", clip, "--data", pairs, "--out", occupied)
-    refused(modalign(*arguments), "occupied", "not empty")
-    refused(modalign(*arguments, "--resume"), "occupied", "no run")
+    refused(inside(*arguments), "occupied", "not empty")
+    refused(inside(*arguments, "--resume"), "occupied", "no run")
     assert (occupied / "thesis.tex").read_text() == "dear"
 
 
@@ -162,7 +304,7 @@ def test_a_corrupt_picture_stops_training_and_is_named_with_its_row(made: Path, 
     spec = write_pairs(tmp_path / "pairs", n=20)
     (tmp_path / "pairs" / "0007.png").write_bytes((tmp_path / "pairs" / "0007.png").read_bytes()[:60])
     arguments = ("refine", "--model", f"open_clip:local-dir:{made / 'clip'}", "--data", spec, "--batch-size", 8)
-    done = modalign(*arguments, "--out", tmp_path / "run")
+    done = inside(*arguments, "--out", tmp_path / "run")
     refused(done, "0007.png", "metadata.csv", "--max-bad")
-    tolerated = modalign(*arguments, "--out", tmp_path / "run", "--max-bad", 1)  # nothing was lost: the folder serves
+    tolerated = inside(*arguments, "--out", tmp_path / "run", "--max-bad", 1)  # nothing was lost: the folder serves
     assert tolerated.returncode == 0 and "left out: 0007.png" in tolerated.stderr

@@ -18,37 +18,49 @@ from modalign.version import __version__
 
 if TYPE_CHECKING:
     from modalign import gap, methods, objectives
+    from modalign.data.mixing import mix
     from modalign.data.sources import images, labelled, pairs
+    from modalign.embedding import embed
     from modalign.evaluation.tasks import evaluate
     from modalign.exporting import export
     from modalign.models import load
+    from modalign.models.vision import load_vision
+    from modalign.models.wrapping import wrap
     from modalign.running import Run, refine
 
 _HOMES = {
     "load": "modalign.models",
+    "load_vision": "modalign.models.vision",
     "pairs": "modalign.data.sources",
     "images": "modalign.data.sources",
+    "mix": "modalign.data.mixing",
     "labelled": "modalign.data.sources",
     "refine": "modalign.running",
     "Run": "modalign.running",
+    "embed": "modalign.embedding",
     "evaluate": "modalign.evaluation.tasks",
     "export": "modalign.exporting",
+    "wrap": "modalign.models.wrapping",
 }
 _PACKAGES = ("gap", "methods", "objectives")
 
 __all__ = [
     "Run",
     "__version__",
+    "embed",
     "evaluate",
     "export",
     "gap",
     "images",
     "labelled",
     "load",
+    "load_vision",
     "methods",
+    "mix",
     "objectives",
     "pairs",
     "refine",
+    "wrap",
 ]
 
 

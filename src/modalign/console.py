@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 
@@ -51,6 +51,24 @@ class Reporter:
                 yield update
         else:
             yield self._lines(title, total, unit, start)
+
+    @contextmanager
+    def counted(self, title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar for a task whose length the first call tells.
+
+        Args:
+            title: what is being done.
+            unit: the name of what is counted, in the plural.
+        """
+        with ExitStack() as stack:
+            bars: list[Update] = []
+
+            def update(done: int, total: int) -> None:
+                if not bars:
+                    bars.append(stack.enter_context(self.progress(title, total, unit)))
+                bars[0](done)
+
+            yield update
 
     @contextmanager
     def _bar(self, title: str, total: int, unit: str, start: int) -> Iterator[Update]:

@@ -15,6 +15,7 @@ EXTRAS = {
         "all_minilm_l6_v2": "text weights",
         "resvg_py": "rendering",
     },
+    "track": {"tensorboard": "event files", "wandb": "Weights & Biases", "trackio": "Trackio"},
 }
 
 

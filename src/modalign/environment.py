@@ -9,7 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("torch", "torchvision", "open_clip_torch", "transformers", "timm", "safetensors", "numpy", "scikit-learn")
+LIBRARIES = (
+    *("torch", "torchvision", "open_clip_torch", "transformers", "timm", "peft"),
+    *("pillow", "safetensors", "numpy", "scikit-learn"),
+)
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import shutil
@@ -9,16 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
+from modalign import recipe as recipes
+from modalign.data.pictures import to_json
 from modalign.data.records import Pairs
-from modalign.errors import OutputError, RecipeError
+from modalign.errors import ModelError, OutputError, RecipeError
 from modalign.evaluation.results import Features
+from modalign.models.dual_encoder import DualEncoder
+from modalign.models.folder import STAND_IN
+from modalign.models.loading import load
 from modalign.recipe import Recipe
 from modalign.training.checkpoint import write_atomically
 
-MAY_DIFFER_ON_RESUME = ("device", "data.workers", "evaluation.tolerance", "evaluation.strict")
+MAY_DIFFER_ON_RESUME = ("device", "data.workers", "evaluation.tolerance", "evaluation.strict", "trackers")
 """Settings that do not touch the weights; every other one must be what the run began with."""
 MACHINE = ("device", "processes", "threads")
 """What the last bits of a number depend on beside versions."""
@@ -54,7 +59,7 @@ def look(folder: Path, recipe: Recipe, resume: bool) -> bool:
         raise OutputError(f"{folder} holds no recipe.yaml, so there is no run to resume; choose another --out")
     if not present:
         return False
-    begun = _flat(yaml.safe_load(settings.read_text(encoding="utf-8")))
+    begun = _flat(recipes.load(settings).model_dump(mode="json"))  # settings younger than the run get their defaults
     now = _flat(recipe.model_dump(mode="json"))
     changed = [k for k in {**begun, **now} if begun.get(k) != now.get(k) and not k.startswith(MAY_DIFFER_ON_RESUME)]
     if changed:
@@ -113,7 +118,7 @@ def begun_elsewhere(folder: Path, environment: Mapping[str, Any]) -> str | None:
     """
     earlier = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     for what, value in environment["identity"].items():
-        if earlier["identity"][what] != value:
+        if earlier["identity"].get(what, value) != value:
             raise OutputError(f"the {what} changed since {folder} began; start a new run with another --out")
     versions = [name for name, version in environment["versions"].items() if earlier["versions"].get(name) != version]
     machine = [
@@ -136,12 +141,22 @@ def tidy(folder: Path, recipe: Recipe) -> None:
 def write_validation(folder: Path, held: Pairs) -> Path:
     """Lists the held-out rows as a table of pairs, so that any command can judge on them; returns it."""
     lines = (
-        json.dumps({"file_name": str(row.path.resolve()), "text": list(row.captions)}, ensure_ascii=False)
+        json.dumps({"file_name": to_json(row.path), "text": list(row.captions)}, ensure_ascii=False)
         for row in held.rows
     )
     path = folder / "validation.jsonl"
     write_atomically(path, "".join(line + "\n" for line in lines))
     return path
+
+
+def write_stand_in(folder: Path, module: nn.Module | None) -> None:
+    """Keeps the map that a method without a tower fitted, in place of `model/`."""
+    from safetensors.torch import save_file
+
+    tensors = {} if module is None else module.state_dict()
+    temporary = folder / f".{STAND_IN}.tmp"
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    temporary.replace(folder / STAND_IN)
 
 
 def write_features(folder: Path, side: str, features: Features) -> None:
@@ -159,7 +174,7 @@ def write_features(folder: Path, side: str, features: Features) -> None:
     save_file({"image": features.image.float().contiguous(), "text": features.text.float().contiguous()}, temporary)
     temporary.replace(folder / f"{side}.safetensors")
     rows = {
-        "paths": [str(path.resolve()) for path in features.paths],
+        "paths": [to_json(path) for path in features.paths],
         "captions": features.captions,
         "image_of_text": features.image_of_text.tolist(),
     }
@@ -178,6 +193,26 @@ def read_first_pairs(folder: Path, side: str) -> tuple[Tensor, Tensor] | None:
     for caption, picture in enumerate(owners):
         first.setdefault(picture, caption)
     return tensors["image"], tensors["text"][[first[i] for i in range(len(tensors["image"]))]]
+
+
+def began_with(folder: Path) -> DualEncoder:
+    """The model that a run began with, loaded again by its recipe.
+
+    Raises:
+        ModelError: it cannot be loaded, or is no longer the one the run began with.
+        OutputError: the folder's files cannot be read.
+    """
+    try:
+        told = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        place, known = Path(told["folder"]), told["identity"]["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise OutputError(f"{folder} has no environment.json that can be read; name the model before") from None
+    spec = recipes.load(folder / "recipe.yaml").model
+    with contextlib.chdir(place if place.is_dir() else Path.cwd()):  # where a relative spec begins
+        model = load(spec)
+    if model.fingerprint != known:
+        raise ModelError(f"{spec} is no longer the model that {folder} began with; name the model before")
+    return model
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

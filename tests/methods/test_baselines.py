@@ -8,12 +8,16 @@ import torch
 
 from modalign.methods import (
     ClipRefine,
+    Combine,
     Contrastive,
     GeodesicMix,
     HybridDistillation,
     HybridDistillationPairPull,
+    Method,
     SelfDistillation,
+    Sigmoid,
 )
+from modalign.objectives import sharpness_warning
 from tests.methods.batches import batch, drawn
 from tests.objectives import oracle
 
@@ -39,6 +43,40 @@ def test_contrastive_counts_a_repeated_picture_or_caption_as_positive(ids: str) 
     assert list(terms) == ["contrastive"]
     assert terms["contrastive"].item() == pytest.approx(expected, rel=1e-12)
     assert Contrastive().needs == frozenset()
+
+
+def test_sigmoid_reads_scale_bias_and_repeats() -> None:
+    embeddings = replace(batch(), caption_ids=TWINS, logit_bias=-7.0)
+    expected = 2 * oracle.sigmoid(*student(), 20.0, -7.0, with_twins())
+    terms = Sigmoid(sigmoid=2).terms(embeddings, 1.0)
+    assert list(terms) == ["sigmoid"] and terms["sigmoid"].item() == pytest.approx(expected, rel=1e-12)
+    assert Sigmoid().needs == frozenset() and Sigmoid().needs_logit_bias and not Contrastive().needs_logit_bias
+    assert Combine([Contrastive(), Sigmoid()]).needs_logit_bias and not Combine([Contrastive()]).needs_logit_bias
+    with pytest.raises(ValueError, match=r"no logit_bias.*use contrastive"):
+        Sigmoid().terms(batch(), 1.0)
+
+
+@pytest.mark.parametrize(
+    "method", [Contrastive(), HybridDistillation(features="unit"), SelfDistillation(), HybridDistillation()]
+)
+def test_a_softmax_does_not_see_a_logit_bias(method: Method) -> None:
+    """It adds the same to every logit of a row: these methods are what they are on SigLIP, too."""
+    assert method.terms(replace(batch(), logit_bias=-12.9), 1.0) == method.terms(batch(), 1.0)
+
+
+def test_distillation_in_units_works_at_the_models_own_scale_whatever_the_raw_norms() -> None:
+    """Far from CLIP's norms near 10, raw inner products are much too sharp or too soft; unit features are not."""
+    embeddings = batch()
+    assert embeddings.frozen_image is not None and embeddings.frozen_text is not None
+    large = replace(
+        embeddings,
+        frozen_image=30 * embeddings.frozen_image,
+        frozen_text=30 * embeddings.frozen_text,
+        logit_scale=117.0,
+    )
+    raw, unit = (ClipRefine(features=features).effective_logit_scale(large) for features in ("raw", "unit"))
+    assert unit == 117.0 and sharpness_warning(unit) is None
+    assert raw is not None and 'features to "unit"' in str(sharpness_warning(raw))
 
 
 def test_self_distillation_is_hybrid_with_alpha_zero_even_with_repeats() -> None:
@@ -85,6 +123,7 @@ def test_mixing_follows_beta_one_half() -> None:
 def test_weights_of_zero_or_less_are_refused() -> None:
     for build in (
         lambda: Contrastive(contrastive=0),
+        lambda: Sigmoid(sigmoid=0),
         lambda: SelfDistillation(self_kd=0),
         lambda: HybridDistillation(hycd=-1),
         lambda: HybridDistillationPairPull(pair_pull=0),

@@ -72,7 +72,7 @@ def test_needs_towers_modules_and_fit_are_joined() -> None:
     assert combined.needs == {"frozen_image", "frozen_text", "target"}
     assert combined.towers == {"image"}
     assert combined.needs_fit and not Combine([Contrastive(), image_only]).needs_fit
-    combined.fit(torch.randn(20, 8), torch.randn(20, 8))
+    combined.fit({"frozen_image": torch.randn(20, 8), "frozen_text": torch.randn(20, 8)})
     embeddings = drawn(combined, replace(batch(), target=torch.randn(6, 3)))
     sum(combined.terms(embeddings, 1.0).values()).backward()
     assert image_only.head.weight.grad is not None

@@ -13,7 +13,8 @@ from tests.methods.batches import batch, drawn
 def fitted(**settings: object) -> RandomFeatureAlignment:
     method = RandomFeatureAlignment(**settings)
     source = torch.Generator().manual_seed(1)
-    method.fit(3 + torch.randn(500, 8, generator=source), 0.1 * torch.randn(500, 8, generator=source) - 1)
+    image, text = (torch.randn(500, 8, generator=source) for _ in range(2))
+    method.fit({"frozen_image": 3 + image, "frozen_text": 0.1 * text - 1})
     return method
 
 
@@ -126,7 +127,7 @@ def test_fitted_point_is_the_features_mean_in_every_row() -> None:
 def test_fitted_prior_is_checkpointed_and_loads_into_an_unfitted_method() -> None:
     trained, resumed = fitted(prior="fitted", shared=False), RandomFeatureAlignment(prior="fitted", shared=False)
     combined = Combine([GeodesicMix(), resumed])
-    with pytest.raises(RuntimeError, match=r"call fit\(frozen_image, frozen_text\)"):
+    with pytest.raises(RuntimeError, match=r"call fit\(\) with the initial model"):
         resumed.draw(0, 0, 4, 8)
     state = Combine([GeodesicMix(), trained]).module().state_dict()
     combined.module().load_state_dict(state)

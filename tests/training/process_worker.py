@@ -31,7 +31,7 @@ def main(out: Path, pictures: Path, *overrides: str) -> None:
         rows = pairs.take(torch.arange(9))
         held = inputs.prepare(model, rows, settings, held_plan, out / "cache", processes, Reporter(silent=True))
     if method.needs_fit:
-        method.fit(data.features["image"], data.features["text"])
+        method.fit({f"frozen_{tower}": rows for tower, rows in data.features.items()})
     loop = Loop(model, method, settings, chosen, data, held, out, processes, Reporter(silent=True))
     loop.restore()
     loop.run()

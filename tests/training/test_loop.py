@@ -11,6 +11,7 @@ from modalign import recipe as recipes
 from modalign.console import Reporter
 from modalign.data.records import Pairs
 from modalign.errors import DataError, NonFiniteError, RecipeError
+from modalign.models.dual_encoder import DualEncoder
 from modalign.training import checkpoint, inputs, scope
 from modalign.training.distributed import Processes
 from modalign.training.loop import Loop
@@ -33,9 +34,14 @@ def recipe(**changes: object) -> recipes.Recipe:
 
 
 def make(
-    pairs: Pairs, folder: Path, settings: recipes.Recipe, dtype: torch.dtype = torch.float32, held: Pairs | None = None
+    pairs: Pairs,
+    folder: Path,
+    settings: recipes.Recipe,
+    dtype: torch.dtype = torch.float32,
+    held: Pairs | None = None,
+    model: DualEncoder | None = None,
 ) -> Loop:
-    model = ToyEncoder(dtype=dtype)
+    model = model or ToyEncoder(dtype=dtype, dropout=0.3)
     method = methods.from_config(settings.method)
     chosen = scope.choose(model, method, settings)
     quiet, alone = Reporter(silent=True), Processes()
@@ -44,7 +50,7 @@ def make(
     held_plan = inputs.Plan(chosen.plan.trunk, chosen.plan.features | set(chosen.live))
     validation = inputs.prepare(model, held, settings, held_plan, folder / "cache", alone, quiet) if held else None
     if method.needs_fit:
-        method.fit(data.features["image"], data.features["text"])
+        method.fit({f"frozen_{tower}": rows for tower, rows in data.features.items()})
     return Loop(model, method, settings, chosen, data, validation, folder, alone, quiet)
 
 
@@ -78,13 +84,26 @@ def run_until(loop: Loop, step: int) -> None:
         loop.run()
 
 
-@pytest.mark.parametrize("train", ["full", "projection", "image"])
-@pytest.mark.parametrize("killed_after", [1, 2, 7, 11])
+LORA = {"train": "lora", "lora": {"rank": 2, "target": "hidden|proj", "dropout": 0.2}, "dropout": "on", "chunk": 2}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": "full"},
+        {"train": "projection"},
+        {"train": "image"},
+        {"ema": 0.8, "dropout": "on"},
+        LORA | {"ema": 0.8},
+    ],
+    ids=["full", "projection", "image", "averaged", "lora"],
+)
+@pytest.mark.parametrize("killed_after", [1, 2, 11])
 def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted_bit_for_bit(
-    tmp_path: Path, train: str, killed_after: int
+    tmp_path: Path, changes: dict, killed_after: int
 ) -> None:
     pairs = toy_pairs(tmp_path / "pictures")
-    settings = recipe(train=train, method={"name": "clip-refine", "prior": "fitted"})
+    settings = recipe(method={"name": "clip-refine", "prior": "fitted"}, **changes)
     whole = make(pairs, tmp_path / "whole", settings)
     whole.run()
 
@@ -98,6 +117,17 @@ def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted_bit_for_bit(
     assert same(weights(whole), weights(resumed))
     assert records(tmp_path / "whole") == records(tmp_path / "broken")
     assert resumed.cost.samples == whole.cost.samples == 12 * 5
+
+
+@pytest.mark.parametrize("changes", [{"ema": 0.8}, LORA | {"ema": 0.8}], ids=["averaged", "lora"])
+def test_resumed_after_the_last_step_the_model_is_averaged_and_merged_as_it_was(tmp_path: Path, changes: dict) -> None:
+    pairs = toy_pairs(tmp_path / "pictures")
+    first = make(pairs, tmp_path / "run", recipe(**changes))
+    first.run()
+    again = make(pairs, tmp_path / "run", recipe(**changes))
+    assert again.restore() and again.step == again.steps
+    again.run()
+    assert weights(first).keys() == weights(again).keys() and same(weights(first), weights(again))
 
 
 def test_training_changes_what_the_scope_names_and_nothing_else(tmp_path: Path) -> None:
@@ -237,9 +267,13 @@ def test_a_changed_picture_or_caption_or_weight_is_not_served_from_the_cache(tmp
     other = pairs.paths[5].read_bytes()
     pairs.paths[6].write_bytes(other)
     os.utime(pairs.paths[6])
+    copied = make(pairs, tmp_path / "run", recipe(train="projection"))
+    assert copied.model.image_calls == 0  # these bytes have been seen before
+    assert torch.equal(copied.data.trunk["image"][6], copied.data.trunk["image"][5])
+    pairs.paths[6].write_bytes((toy_pairs(tmp_path / "other", seed=1).paths[6]).read_bytes())
     changed = make(pairs, tmp_path / "run", recipe(train="projection"))
-    assert changed.model.image_calls > 0
-    assert torch.equal(changed.data.trunk["image"][6], changed.data.trunk["image"][5])
+    assert changed.model.image_calls == 1
+    assert not torch.equal(changed.data.trunk["image"][6], copied.data.trunk["image"][6])
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -32,8 +32,9 @@ def train(out: Path, world: int, *overrides: str) -> tuple[list[dict], list[dict
         ["train=projection", "data.drop_last=false", "method.name=hycd"],
         ["frozen=live", "chunk=2", "method.name=m2-mix", "optimizer.clip_norm=0.1"],
         ["frozen=live", "data.validation=0.3"],
+        ["train=lora", "lora.target=hidden|proj", "lora.rank=2", "ema=0.8", "chunk=2", "data.validation=0.3"],
     ],
-    ids=["full", "projection", "live-chunked", "live-validation"],
+    ids=["full", "projection", "live-chunked", "live-validation", "lora-averaged"],
 )
 def test_one_two_and_four_processes_see_the_same_batches_losses_and_weights(
     tmp_path: Path, overrides: list[str]

@@ -12,28 +12,30 @@ from modalign.models.dual_encoder import DualEncoder, TowerName
 
 
 class Towers(nn.Module):
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         self.visual = nn.ModuleDict({"hidden": nn.Linear(12, 10), "norm": nn.LayerNorm(10), "proj": nn.Linear(10, dim)})
         self.text = nn.ModuleDict(
             {"embed": nn.Embedding(64, 10), "hidden": nn.Linear(10, 10), "proj": nn.Linear(10, dim)}
         )
+        for tower in (self.visual, self.text):
+            tower["drop"] = nn.Dropout(dropout)
 
 
 class ToyEncoder(DualEncoder):
     family = "toy"
 
-    def __init__(self, dim: int = 6, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, dim: int = 6, seed: int = 0, dtype: torch.dtype = torch.float32, dropout: float = 0.0) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            super().__init__(Towers(dim).to(dtype), f"toy:{seed}")
+            super().__init__(Towers(dim, dropout).to(dtype), f"toy:{seed}")
         self.preprocess = pixels_of
         self.image_calls = self.text_calls = 0
 
     def image_trunk(self, pixels: Tensor) -> Tensor:
         self.image_calls += len(pixels)
         visual = self.module.visual
-        return visual["norm"](torch.tanh(visual["hidden"](pixels.flatten(1))))
+        return visual["norm"](visual["drop"](torch.tanh(visual["hidden"](pixels.flatten(1)))))
 
     def project_image(self, hidden: Tensor) -> Tensor:
         return wide(self.module.visual["proj"](hidden))
@@ -41,7 +43,7 @@ class ToyEncoder(DualEncoder):
     def text_trunk(self, tokens: Tensor) -> Tensor:
         self.text_calls += len(tokens)
         text = self.module.text
-        return torch.tanh(text["hidden"](text["embed"](tokens).mean(1)))
+        return text["drop"](torch.tanh(text["hidden"](text["embed"](tokens).mean(1))))
 
     def project_text(self, hidden: Tensor) -> Tensor:
         return wide(self.module.text["proj"](hidden))

@@ -21,32 +21,45 @@ from modalign.methods.baselines import (
     HybridDistillation,
     HybridDistillationPairPull,
     SelfDistillation,
+    Sigmoid,
 )
 from modalign.methods.clip_refine import ClipRefine
 from modalign.methods.combine import Combine
+from modalign.methods.kuea import Kuea
+from modalign.methods.kuea_baselines import AmRadio, FeatureMatching, Projection
 from modalign.methods.random_feature import RandomFeatureAlignment
 
 METHODS: dict[str, type[Method]] = {
     "clip-refine": ClipRefine,
     "contrastive": Contrastive,
+    "sigmoid": Sigmoid,
     "self-kd": SelfDistillation,
     "hycd": HybridDistillation,
     "rafa": RandomFeatureAlignment,
     "hycd-pair-pull": HybridDistillationPairPull,
     "m2-mix": GeodesicMix,
+    "kuea": Kuea,
+    "projection": Projection,
+    "feature": FeatureMatching,
+    "am-radio": AmRadio,
 }
 
 __all__ = [
     "METHODS",
+    "AmRadio",
     "ClipRefine",
     "Combine",
     "Contrastive",
+    "FeatureMatching",
     "GeodesicMix",
     "HybridDistillation",
     "HybridDistillationPairPull",
+    "Kuea",
     "Method",
+    "Projection",
     "RandomFeatureAlignment",
     "SelfDistillation",
+    "Sigmoid",
     "from_config",
     "to_config",
 ]
@@ -63,22 +76,34 @@ def from_config(config: Mapping[str, Any], where: str = "method") -> Method:
         RecipeError: an unknown name or key (with the nearest valid one) or a value that does not fit.
     """
     if not isinstance(config, Mapping):
-        raise RecipeError(f"{where} = {config!r}: write a mapping with a name, such as {{name: clip-refine}}")
+        told = f"{where} = {config!r}: write a mapping with a name, such as {{name: clip-refine}}"
+        raise RecipeError(told, keys=[where])
     values = dict(config)
     name = values.pop("name", None)
     if name == Combine.name:
         return _combined(values, where)
     if not isinstance(name, str) or name not in METHODS:
         known = [*METHODS, Combine.name]
+        told = f"{where}.name = {name!r}: no such method; {_nearest(name, known)}"
         if name is None:
-            raise RecipeError(f"{where}.name is missing; use one of {', '.join(known)}")
-        raise RecipeError(f"{where}.name = {name!r}: no such method; {_nearest(name, known)}")
+            told = f"{where}.name is missing; use one of {', '.join(known)}"
+        raise RecipeError(told, keys=[f"{where}.name"])
     method = METHODS[name]
-    _refuse_unknown(values, [field.name for field in fields(method) if field.init], where, name)  # type: ignore[arg-type]
+    valid = [field.name for field in fields(method) if field.init]  # type: ignore[arg-type]
+    problems = _unknown(values, valid, where, name)
+    adapter, good = TypeAdapter(method), {key: values[key] for key in valid if key in values}
     try:
-        return TypeAdapter(method).validate_python(values)
+        built = adapter.validate_python(good)
     except ValidationError as error:
-        raise RecipeError("; ".join(_explain(problem, where) for problem in error.errors())) from None
+        problems += [_explain(problem, where) for problem in error.errors()]
+        if wrong := {problem["loc"][0] for problem in error.errors() if problem["loc"]}:
+            try:  # of a wrong type; the limits of the others have not been looked at
+                adapter.validate_python({key: value for key, value in good.items() if key not in wrong})
+            except ValidationError as further:
+                problems += [_explain(problem, where) for problem in further.errors()]
+    if problems:
+        raise RecipeError(*(told for _, told in problems), keys=[key for key, _ in problems])
+    return built
 
 
 def to_config(method: Method) -> dict[str, Any]:
@@ -90,21 +115,33 @@ def to_config(method: Method) -> dict[str, Any]:
 
 
 def _combined(values: dict[str, Any], where: str) -> Combine:
-    _refuse_unknown(values, ["methods"], where, Combine.name)
+    problems = _unknown(values, ["methods"], where, Combine.name)
     parts = values.get("methods")
     if not isinstance(parts, list | tuple) or not parts:
-        raise RecipeError(f"{where}.methods = {parts!r}: list at least one method, such as [{{name: clip-refine}}]")
-    methods = [from_config(part, f"{where}.methods[{position}]") for position, part in enumerate(parts)]
+        told = f"{where}.methods = {parts!r}: list at least one method, such as [{{name: clip-refine}}]"
+        problems.append((f"{where}.methods", told))
+        parts = []
+    methods: list[Method] = []
+    for position, part in enumerate(parts):
+        try:
+            methods.append(from_config(part, f"{where}.methods[{position}]"))
+        except RecipeError as error:
+            problems += zip(error.keys, error.problems, strict=True)
+    if problems:
+        raise RecipeError(*(told for _, told in problems), keys=[key for key, _ in problems])
     try:
         return Combine(methods)
     except ValueError as error:
-        raise RecipeError(f"{where}: {error}") from None
+        raise RecipeError(f"{where}: {error}", keys=[f"{where}.methods"]) from None
 
 
-def _refuse_unknown(values: Mapping[str, Any], valid: list[str], where: str, name: str) -> None:
-    for key, value in values.items():
-        if key not in valid:
-            raise RecipeError(f"unknown key '{where}.{key}' (value {value!r}) for {name}; {_nearest(key, valid)}")
+def _unknown(values: Mapping[str, Any], valid: list[str], where: str, name: str) -> list[tuple[str, str]]:
+    """(key, what is wrong with it) for every key the method does not have."""
+    return [
+        (f"{where}.{key}", f"unknown key '{where}.{key}' (value {value!r}) for {name}; {_nearest(key, valid)}")
+        for key, value in values.items()
+        if key not in valid
+    ]
 
 
 def _nearest(word: object, known: Sequence[str]) -> str:
@@ -115,9 +152,9 @@ def _nearest(word: object, known: Sequence[str]) -> str:
     return f"did you mean {' or '.join(repr(key) for key in close)}?"
 
 
-def _explain(problem: Mapping[str, Any], where: str) -> str:
+def _explain(problem: Mapping[str, Any], where: str) -> tuple[str, str]:
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:  # raised by the method itself, in a message that names the field
-        return f"{where}: {message}"
+        return where, f"{where}: {message}"
     key = ".".join([where, *(str(part) for part in problem["loc"])])
-    return f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    return key, f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}"

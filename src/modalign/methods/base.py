@@ -6,13 +6,30 @@ and name it in `modalign.methods.METHODS`; nothing else changes (see CONTRIBUTIN
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from modalign.embeddings import Embeddings
+from modalign.objectives.distillation import sharpness_warning
+from modalign.objectives.kernels import AnyKernel
 
 FROZEN_SIGNALS = frozenset({"frozen_image", "frozen_text", "target"})
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a method says about the first batch.
+
+    Attributes:
+        values: logged once, by name.
+        warnings: told to the user, one line each, ending in what to do.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class Method:
@@ -21,10 +38,15 @@ class Method:
     Attributes:
         name: the word used on the command line and in recipes.
         towers: which towers the method can train; the loop trains those of them that the recipe's scope names.
+        weight_anchor: λ of the pull λ/2·‖θ − θ_0‖² on the trained weights (L2-SP), which no term can compute from
+            embeddings; the loop adds λ(θ − θ_0) to their gradients.
+        needs_logit_bias: whether the terms read the model's logit bias, so that a model without one is refused.
     """
 
     name: ClassVar[str]
     towers: frozenset[str] = frozenset({"image", "text"})
+    weight_anchor: float = 0.0
+    needs_logit_bias: bool = False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -36,12 +58,12 @@ class Method:
         """Whether `fit` must see the frozen features of the whole training set before the first step."""
         return False
 
-    def fit(self, frozen_image: Tensor, frozen_text: Tensor) -> None:
+    def fit(self, features: Mapping[str, Tensor]) -> None:
         """Sets what depends on the frozen features (kept in `module()`, so that it is checkpointed).
 
         Args:
-            frozen_image: N×d, raw, of the whole training set.
-            frozen_text: M×d, raw, of all its captions.
+            features: of the whole training set, raw: "frozen_image" N×d, "frozen_text" M×d of all captions, "target"
+                N×d_t; those of the towers it reads and of the signals in `needs`.
         """
 
     def draw(self, seed: int, step: int, rows: int, dim: int) -> dict[str, Tensor]:
@@ -72,6 +94,37 @@ class Method:
 
     def effective_logit_scale(self, embeddings: Embeddings) -> float | None:
         """The factor that turns the method's similarities into cosines, where it is not CLIP's own; logged once."""
+        return None
+
+    def diagnose(self, embeddings: Embeddings) -> Diagnosis:
+        """What should be known before the first step: logged once, with warnings where it bodes ill.
+
+        Args:
+            embeddings: the first global batch; the frozen features are where the trained ones begin.
+        """
+        scale = self.effective_logit_scale(embeddings)
+        if scale is None:
+            return Diagnosis()
+        warning = sharpness_warning(scale)
+        return Diagnosis({"effective_logit_scale": scale}, (warning,) if warning is not None else ())
+
+    def stand_in(self, target: Tensor) -> Tensor | None:
+        """What replaces the image features in an evaluation; None for a method that trains a tower instead.
+
+        Args:
+            target: N×d_t, raw, of the pictures evaluated.
+
+        Returns:
+            N×d, raw, in the space of the texts.
+        """
+        return None
+
+    def kernels(self, target: Tensor) -> tuple[AnyKernel, AnyKernel] | None:
+        """The kernels of student and target that the method aligns, as they stand; None for one without.
+
+        Args:
+            target: N×d_t, raw, on whose width the target's kernel may depend.
+        """
         return None
 
     def module(self) -> nn.Module | None:

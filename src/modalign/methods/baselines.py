@@ -16,7 +16,7 @@ from modalign.embeddings import Embeddings
 from modalign.methods.base import Method
 from modalign.methods.drawing import generator
 from modalign.methods.terms import distillation_sharpness, distillation_term, present, require_weights
-from modalign.objectives import contrastive, geodesic_contrastive, squared_pair_distance
+from modalign.objectives import contrastive, geodesic_contrastive, sigmoid_contrastive, squared_pair_distance
 from modalign.objectives.distillation import FEATURES
 from modalign.objectives.validation import require_choice, require_range
 
@@ -24,6 +24,8 @@ from modalign.objectives.validation import require_choice, require_range
 @dataclass(kw_only=True)
 class Contrastive(Method):
     """Contrastive fine-tuning: symmetric InfoNCE at the model's logit scale.
+
+    On a model with a logit bias (SigLIP) the softmax over a row does not see it: what it adds cancels.
 
     Args:
         contrastive: the weight.
@@ -43,6 +45,37 @@ class Contrastive(Method):
         image, text = present(embeddings, "image", "text")
         loss = contrastive(image, text, embeddings.logit_scale, embeddings.positives)
         return {"contrastive": self.contrastive * loss}
+
+
+@dataclass(kw_only=True)
+class Sigmoid(Method):
+    """Sigmoid contrastive fine-tuning: SigLIP's own loss at the model's logit scale and logit bias.
+
+    A model without a logit bias (CLIP) is refused: at its scale near 100 and a bias of 0 every negative pair would
+    start at a probability near 1.
+
+    Args:
+        sigmoid: the weight.
+
+    Source: SigLIP, arXiv 2303.15343.
+    """
+
+    name: ClassVar[str] = "sigmoid"
+    needs_logit_bias = True
+
+    sigmoid: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_weights(sigmoid=self.sigmoid)
+
+    def terms(self, embeddings: Embeddings, progress: float) -> dict[str, Tensor]:
+        """The term "sigmoid"."""
+        image, text = present(embeddings, "image", "text")
+        bias = embeddings.logit_bias
+        if bias is None:
+            raise ValueError("the batch has no logit_bias; give Embeddings the model's, or use contrastive")
+        loss = sigmoid_contrastive(image, text, embeddings.logit_scale, bias, embeddings.positives)
+        return {"sigmoid": self.sigmoid * loss}
 
 
 @dataclass(kw_only=True)
@@ -90,7 +123,8 @@ class HybridDistillation(Method):
         hycd: the weight (paper: 1).
         alpha: share of the true pairs in the target (paper: 0.5).
         temperature: τ (released recipe: 1).
-        features: "raw" inner products (released recipe), or "unit": the logit scale times cosines.
+        features: "raw" inner products (released recipe), or "unit": the logit scale times cosines, for models
+            whose raw norms are not near CLIP's 10 (SigLIP, whose logit bias cancels in the softmax).
 
     Source: CLIP-Refine, arXiv 2504.12717, its ablation "HyCD".
     """

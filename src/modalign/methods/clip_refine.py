@@ -30,7 +30,8 @@ class ClipRefine(RandomFeatureAlignment):
         pair_pull: weight of pulling pairs together (0; 1 with rafa=0 is the paper's ablation).
         alpha: share of the true pairs in the distillation target (paper: 0.5).
         temperature: of the distillation (released recipe: 1).
-        features: "raw" inner products (released recipe), or "unit": the logit scale times cosines.
+        features: "raw" inner products (released recipe), or "unit": the logit scale times cosines, for models
+            whose raw norms are not near CLIP's 10 (SigLIP, whose logit bias cancels in the softmax).
 
     Source: CLIP-Refine, arXiv 2504.12717.
     """

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from modalign.embeddings import Embeddings
-from modalign.methods.base import Method
+from modalign.methods.base import Diagnosis, Method
 from modalign.methods.drawing import stable_seed
+from modalign.objectives.kernels import AnyKernel
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Combine(Method):
     def __post_init__(self) -> None:
         if not self.methods:
             raise ValueError("methods is empty; combine at least one method")
+        self.needs_logit_bias = any(method.needs_logit_bias for method in self.methods)
+        self.weight_anchor = sum(method.weight_anchor for method in self.methods)
         self.towers = frozenset.intersection(*(method.towers for method in self.methods))
         if not self.towers:
             names = ", ".join(method.name for method in self.methods)
@@ -48,11 +51,11 @@ class Combine(Method):
         """Whether any of the methods is to be fitted."""
         return any(method.needs_fit for method in self.methods)
 
-    def fit(self, frozen_image: Tensor, frozen_text: Tensor) -> None:
+    def fit(self, features: Mapping[str, Tensor]) -> None:
         """Fits those that are to be fitted."""
         for method in self.methods:
             if method.needs_fit:
-                method.fit(frozen_image, frozen_text)
+                method.fit(features)
 
     def effective_logit_scale(self, embeddings: Embeddings) -> float | None:
         """That of the first method that distils."""
@@ -61,6 +64,12 @@ class Combine(Method):
             if scale is not None:
                 return scale
         return None
+
+    def diagnose(self, embeddings: Embeddings) -> Diagnosis:
+        """Everything the methods say; of two values of one name, the first method's."""
+        found = [method.diagnose(embeddings) for method in self.methods]
+        values = {name: value for diagnosis in reversed(found) for name, value in diagnosis.values.items()}
+        return Diagnosis(values, tuple(dict.fromkeys(w for diagnosis in found for w in diagnosis.warnings)))
 
     def draw(self, seed: int, step: int, rows: int, dim: int) -> dict[str, Tensor]:
         """Every method's draws, under "<position>.<name>"."""
@@ -86,6 +95,10 @@ class Combine(Method):
         name = self.methods[position].name
         before = sum(method.name == name for method in self.methods[:position])
         return f"{name}#{before + 1}" if before else name
+
+    def kernels(self, target: Tensor) -> tuple[AnyKernel, AnyKernel] | None:
+        """Those of the first method that aligns kernels."""
+        return next((pair for method in self.methods if (pair := method.kernels(target)) is not None), None)
 
     def module(self) -> nn.Module | None:
         """The methods' modules, in order."""

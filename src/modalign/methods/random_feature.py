@@ -75,10 +75,10 @@ class RandomFeatureAlignment(Method):
         """True for a prior that is fitted to the initial model's features."""
         return self.rafa > 0 and (self.prior == "fitted" or (self.prior == "point" and self.point == "fitted"))
 
-    def fit(self, frozen_image: Tensor, frozen_text: Tensor) -> None:
+    def fit(self, features: Mapping[str, Tensor]) -> None:
         """Fits the prior's mean and standard deviation per dimension (both modalities weigh the same)."""
         if self._fitted is not None:
-            mean, std = fit_prior(frozen_image, frozen_text, self.shared)
+            mean, std = fit_prior(features["frozen_image"], features["frozen_text"], self.shared)
             self._fitted.mean, self._fitted.std = mean.to(self._fitted.mean), std.to(self._fitted.std)
 
     def module(self) -> nn.Module | None:
@@ -147,7 +147,7 @@ class FittedPrior(nn.Module):
         if self.mean.shape[-1] != dim:
             raise RuntimeError(
                 f"the prior is fitted to {self.mean.shape[-1]} dimensions, not {dim}; "
-                "call fit(frozen_image, frozen_text) with the initial model's features first"
+                "call fit() with the initial model's frozen_image and frozen_text first"
             )
         row = min(modality, len(self.mean) - 1)
         return self.mean[row].cpu(), self.std[row].cpu()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
 
 from modalign.embeddings import Embeddings
@@ -20,6 +23,20 @@ def present(embeddings: Embeddings, *names: str) -> tuple[Tensor, ...]:
     if missing:
         raise ValueError(f"the batch has no {', '.join(missing)}; give Embeddings all of {', '.join(names)}")
     return tuple(value for value in values if value is not None)
+
+
+def evenly_spaced(features: Mapping[str, Tensor], rows: int, *names: str) -> tuple[Tensor, ...]:
+    """The same rows of several stored signals, no more than asked for, spread over the whole training set.
+
+    Raises:
+        ValueError: naming the signals that are missing.
+    """
+    missing = [name for name in names if name not in features]
+    if missing:
+        raise ValueError(f"there are no {', '.join(missing)} features to fit to; pass all of {', '.join(names)}")
+    count = len(features[names[0]])
+    index = torch.arange(min(rows, count)) * count // min(rows, count)
+    return tuple(features[name][index] for name in names)
 
 
 def require_weights(**weights: float) -> None:

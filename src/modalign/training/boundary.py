@@ -11,12 +11,13 @@ The algorithm, for a global batch of B pairs over W processes:
 
 By the chain rule the result is the gradient of the loss of the whole batch, whatever the chunk size and the number
 of processes: the loss couples all rows, but only through their embeddings (the idea of GradCache, arXiv 2101.06983).
+Where a tower drops at random, each chunk draws its masks from its own stream, so that it meets the same ones twice.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -42,11 +43,26 @@ class Side:
         encode: own inputs (pixels, tokens or stored trunk outputs) → b×d raw features.
         parameters: the tower's trained parameters by name.
         inputs: the own rows of this step.
+        masks: first global row of a chunk → the random stream of its dropout; None = the tower draws nothing.
     """
 
     encode: Callable[[Tensor], Tensor]
     parameters: Mapping[str, nn.Parameter]
     inputs: Tensor
+    masks: Callable[[int], AbstractContextManager[object]] | None = None
+
+    def embed(self, part: Tensor, row: int, *, graph: bool) -> Tensor:
+        """One chunk's features, with or without their graph.
+
+        Args:
+            part: own inputs of the chunk.
+            row: the chunk's first row in the global batch.
+            graph: whether gradients will flow. With masks a graph is built either way: the kernels that run without
+                one may draw other numbers.
+        """
+        with torch.set_grad_enabled(graph or self.masks is not None), self.masks(row) if self.masks else nullcontext():
+            features = self.encode(part)
+        return features if graph else features.detach()
 
 
 @dataclass
@@ -109,8 +125,9 @@ def backward(
     embedded = dict.fromkeys(sides, 0)
     for name, side in sides.items():
         keep_graph = len(parts[name]) == 1
-        with torch.set_grad_enabled(keep_graph), precision():
-            features = torch.cat([side.encode(part) for part in parts[name]])
+        with precision():
+            chunks = [side.embed(part, row, graph=keep_graph) for row, part in _numbered(parts[name], own.start)]
+        features = torch.cat(chunks)
         if keep_graph:
             kept[name] = features
         embedded[name] += len(features)
@@ -125,13 +142,11 @@ def backward(
         if name in kept:
             kept[name].backward(own_gradient)
             continue
-        done = 0
-        for part in parts[name]:
-            with torch.enable_grad(), precision():
-                features = side.encode(part)
-            features.backward(own_gradient[done : done + len(part)])
-            done += len(part)
-        embedded[name] += done
+        for row, part in _numbered(parts[name], 0):
+            with precision():
+                features = side.embed(part, own.start + row, graph=True)
+            features.backward(own_gradient[row : row + len(part)])
+        embedded[name] += len(side.inputs)
     for side in sides.values():
         processes.sum_gradients(side.parameters.values())
     outcome.tower_seconds = towers - clock + _now(leaves) - loss_done
@@ -156,6 +171,13 @@ def _split(inputs: Tensor, chunk: int | None) -> list[Tensor]:
     if chunk is None or len(inputs) <= chunk:
         return [inputs]
     return list(inputs.split(chunk))
+
+
+def _numbered(parts: list[Tensor], first: int) -> Iterator[tuple[int, Tensor]]:
+    """Each part with the number of its first row."""
+    for part in parts:
+        yield first, part
+        first += len(part)
 
 
 def _terms(batch: Embeddings, method: Method, progress: float) -> dict[str, Tensor]:

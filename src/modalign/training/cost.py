@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+NETWORKS = ("image", "text", "target")
+
 
 @dataclass
 class Cost:
@@ -19,15 +21,16 @@ class Cost:
 
     Attributes:
         seconds: wall time by kind: data, towers, loss, evaluation, other.
-        forward: images and captions sent through a tower during training, frozen passes included.
+        forward: images and captions sent through a tower during training, frozen passes included, and images through
+            the target.
         published: what the published way would have sent: every tower a step reads, frozen ones too, at every visit.
         samples: training pairs seen, repeats counted.
         peak: the largest memory use of earlier parts of the run, bytes.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
-    forward: dict[str, int] = field(default_factory=lambda: {"image": 0, "text": 0})
-    published: dict[str, int] = field(default_factory=lambda: {"image": 0, "text": 0})
+    forward: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NETWORKS, 0))
+    published: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NETWORKS, 0))
     samples: int = 0
     peak: int = 0
 
@@ -92,8 +95,7 @@ class Cost:
             "frozen_parameters": frozen,
             "forward_passes": {
                 **self.forward,
-                "saved_image": max(0, self.published["image"] - self.forward["image"]),
-                "saved_text": max(0, self.published["text"] - self.forward["text"]),
+                **{f"saved_{name}": max(0, self.published[name] - self.forward[name]) for name in NETWORKS},
             },
             "samples_seen": self.samples,
         }

@@ -6,12 +6,9 @@ initial model is asked again at every step instead. Either way the loop sees the
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,14 +17,20 @@ from torch import Tensor
 from modalign import features
 from modalign.console import Reporter
 from modalign.data import order
-from modalign.data.bad_rows import BadRow, refuse_above
+from modalign.data.bad_rows import BadRow
+from modalign.data.feature_store import Rows
 from modalign.data.images import image_batches
 from modalign.data.sources import Pairs
-from modalign.environment import versions
+from modalign.embedder import Embedder, Stored
+from modalign.encoders import Decoded, Encoder, Tower
 from modalign.errors import DataError
-from modalign.models.dual_encoder import DualEncoder, TowerName
+from modalign.models.dual_encoder import TOWERS, DualEncoder, TowerName
+from modalign.models.vision import VisionEncoder
 from modalign.recipe import Recipe
 from modalign.training.distributed import Processes
+
+IN_MEMORY = 2**30
+"""Bytes of stored features that a process holds; more are read from the store as steps ask for them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Plan:
 
     Attributes:
         trunk: towers whose trunk outputs are the inputs of a training projection.
-        features: towers whose initial features are read as a signal or in place of a tower that does not train.
+        features: towers whose initial features are read as a signal or in place of a tower that does not train, and
+            "target" where its features are read.
     """
 
     trunk: frozenset[str] = frozenset()
@@ -50,17 +54,17 @@ class TrainingSet:
     Attributes:
         pairs: the rows that can be read.
         trunk: tower → stored trunk outputs, N×w for pictures, M×w for all captions.
-        features: tower → stored initial features, N×d for pictures, M×d for all captions.
+        features: tower → stored initial features, N×d for pictures, M×d for all captions; "target" → N×d_t.
         bad: rows that were left out.
-        passes: images and captions sent through a frozen network to get here.
+        passes: images and captions sent through a frozen network to get here, and images through the target.
         waited: seconds spent waiting for decoded pictures.
     """
 
     pairs: Pairs
-    trunk: dict[str, Tensor] = field(default_factory=dict)
-    features: dict[str, Tensor] = field(default_factory=dict)
+    trunk: dict[str, Tensor | Rows] = field(default_factory=dict)
+    features: dict[str, Tensor | Rows] = field(default_factory=dict)
     bad: list[BadRow] = field(default_factory=list)
-    passes: dict[str, int] = field(default_factory=lambda: {"image": 0, "text": 0})
+    passes: dict[str, int] = field(default_factory=lambda: {"image": 0, "text": 0, "target": 0})
     waited: float = 0.0
 
     def __post_init__(self) -> None:
@@ -69,6 +73,10 @@ class TrainingSet:
         self.captions = self.pairs.captions
         self.first = self.pairs.first_caption
         self.counts = torch.bincount(self.pairs.caption_rows, minlength=len(self.pairs))
+
+    def captions_of(self, rows: Tensor, drawn: Tensor | int = 0) -> Tensor:
+        """Positions of these rows' n-th captions among all captions; none where the data is pictures alone."""
+        return self.first[rows] + drawn if self.captions else torch.empty(0, dtype=torch.long)
 
 
 @dataclass(frozen=True)
@@ -79,9 +87,10 @@ class Batch:
         step: counted from 0 over the whole run.
         epoch: counted from 0.
         rows: B row numbers of the training set.
-        captions: B positions of the drawn captions among all captions.
+        captions: B positions of the drawn captions among all captions; none where the data is pictures alone.
         own: the share of this process.
         pixels: own b×3×H×W, or None when no tower reads pictures.
+        target_pixels: the same pictures as the target sees them, where it is asked at every step.
     """
 
     step: int
@@ -90,6 +99,7 @@ class Batch:
     captions: Tensor
     own: slice
     pixels: Tensor | None
+    target_pixels: Tensor | None = None
 
 
 def prepare(
@@ -97,11 +107,12 @@ def prepare(
     pairs: Pairs,
     recipe: Recipe,
     plan: Plan,
-    cache: Path | None,
+    cache: Path,
     processes: Processes,
     reporter: Reporter,
     precision: AbstractContextManager[object] | None = None,
     memo: features.TrunkMemo | None = None,
+    target: VisionEncoder | None = None,
 ) -> TrainingSet:
     """Checks that every picture decodes and computes the stored signals, each network once per input.
 
@@ -110,64 +121,88 @@ def prepare(
         pairs: the training rows.
         recipe: limits, workers, precision.
         plan: which signals are stored.
-        cache: where the signals are kept for `--resume`; None = nowhere.
+        cache: where the signals are stored, for `--resume` and for other runs.
         processes: the passes are shared out among them.
         reporter: shows progress.
         precision: the towers' autocast context.
         memo: given the image-trunk outputs, for evaluations of the same pictures; never read here, so that a row's
             bits do not depend on what was evaluated before.
+        target: the vision encoder whose features a plan may name.
 
     Raises:
         DataError: more than `data.max_bad` pictures cannot be read; names the first ten.
+        ModelError: the network's features are not always the same, so that they cannot be stored.
+        OutputError: the store cannot be written.
     """
-    precision = precision or nullcontext()
-    file = cache / f"frozen-{_key(model, pairs, recipe, plan)}.safetensors" if cache is not None else None
-    result = _read(file, pairs) if file is not None and file.is_file() else None
-    if result is not None:
-        reporter.say(f"frozen features: read from {file}")
-    else:
-        result = _compute(model, pairs, recipe, plan, processes, reporter, precision, file)
-    refuse_above(recipe.data.max_bad, [str(row) for row in result.bad], len(pairs), "images cannot be read")
-    for tower in plan.trunk & plan.features:
-        result.features[tower] = features.project(model, _tower(tower), result.trunk[tower], precision=precision)
+    embedder = Embedder(
+        cache,
+        precision=recipe.precision,
+        context=precision or nullcontext(),
+        batch_size=recipe.evaluation.batch_size,
+        workers=recipe.data.workers,
+        max_bad=recipe.data.max_bad,
+        processes=processes,
+        reporter=reporter,
+    )
+
+    def tower(name: TowerName) -> Tower:
+        return Tower(model, name, "trunk" if name in plan.trunk else "features")
+
+    stored = plan.trunk | plan.features
+    bad: list[BadRow] = []
+    waited = 0.0
+
+    def look(encoder: Encoder, pairs: Pairs) -> tuple[Stored, Pairs]:
+        nonlocal waited
+        seen = embedder.images(encoder, pairs.paths, pairs.wheres)
+        waited += seen.waited
+        bad.extend(seen.bad)
+        return seen, pairs if len(seen.kept) == len(pairs) else pairs.take(seen.kept)
+
+    by_target: Stored | None = None
+    if "target" in plan.features:
+        assert target is not None
+        by_target, pairs = look(target, pairs)
+    seen, kept = look(tower("image") if "image" in stored else Decoded(), pairs)
+    if by_target is not None and target is not None and len(kept) < len(pairs):
+        computed = by_target.passes
+        by_target = replace(embedder.images(target, kept.paths, kept.wheres), passes=computed)  # all of it is stored
+    result = TrainingSet(kept, bad=bad, waited=waited)
+
+    def keep(name: str, title: str, found: Stored) -> None:
+        (result.trunk if name in plan.trunk else result.features)[name] = _held(found.rows)
+        result.passes[name] = found.passes.computed
+        reporter.say(f"frozen features of the {title}: {found.passes}")
+
+    if by_target is not None:
+        keep("target", "target", by_target)
+    if "image" in stored:
+        keep("image", "pictures", seen)
+    if "text" in stored:
+        keep("text", "captions", embedder.texts(tower("text"), result.captions))
+    for name in TOWERS:
+        if name in plan.trunk & plan.features:
+            result.features[name] = features.project(model, name, result.trunk[name], precision=precision)
     if memo is not None and "image" in result.trunk:
-        memo.rows.update(zip(result.pairs.paths, result.trunk["image"], strict=True))
+        memo.rows.update(zip(result.pairs.paths, result.trunk["image"][:], strict=True))
     return result
 
 
-def _compute(
-    model: DualEncoder,
-    pairs: Pairs,
-    recipe: Recipe,
-    plan: Plan,
-    processes: Processes,
-    reporter: Reporter,
-    precision: AbstractContextManager[object],
-    file: Path | None,
-) -> TrainingSet:
-    share = order.own_share(torch.arange(len(pairs)), processes.rank, processes.world).tolist()
-    rows, kept, bad, waited = _image_pass(model, pairs, share, recipe, plan, reporter, precision)
-    found = processes.gather_objects((kept, bad))
-    all_kept = torch.tensor([row for rows, _ in found for row in rows], dtype=torch.long)
-    all_bad = [row for _, rows in found for row in rows]
-    refuse_above(recipe.data.max_bad, [str(row) for row in all_bad], len(pairs), "images cannot be read")
-    result = TrainingSet(pairs if len(all_kept) == len(pairs) else pairs.take(all_kept), bad=all_bad, waited=waited)
-    if rows is not None:
-        stored = result.trunk if "image" in plan.trunk else result.features
-        stored["image"] = _gather_cpu(processes, rows)
-        result.passes["image"] = len(set(result.pairs.paths))
-    if "text" in plan.trunk | plan.features:
-        stored = result.trunk if "text" in plan.trunk else result.features
-        stored["text"] = _gather_cpu(processes, _text_pass(model, result, recipe, plan, processes, reporter, precision))
-        result.passes["text"] = len(set(result.captions))
-    if file is not None and processes.is_main:
-        _write(file, result, all_kept)
-    processes.barrier()
-    return result
+def _held(rows: Rows) -> Tensor | Rows:
+    """In memory where they are few: every step reads them."""
+    return rows[:] if rows.nbytes <= IN_MEMORY else rows
 
 
 def batches(
-    data: TrainingSet, model: DualEncoder, recipe: Recipe, processes: Processes, start: int, stop: int, *, pixels: bool
+    data: TrainingSet,
+    model: DualEncoder,
+    recipe: Recipe,
+    processes: Processes,
+    start: int,
+    stop: int,
+    *,
+    pixels: bool,
+    target: VisionEncoder | None = None,
 ) -> Iterator[Batch]:
     """The global batches of steps start … stop − 1: a pure function of (seed, step) and the rows.
 
@@ -179,17 +214,24 @@ def batches(
         start: first step.
         stop: one past the last.
         pixels: whether any tower reads pictures.
+        target: given where it is asked at every step: its transform makes a second view of each picture.
     """
     size, drop_last, rows = recipe.data.batch_size, recipe.data.drop_last, len(data.pairs)
     per_epoch = order.steps_per_epoch(rows, size, drop_last)
+    weights = data.pairs.weights
+    members = data.pairs.members if weights else []
 
     def plan(step: int) -> Batch:
-        index = order.global_batch(recipe.seed, step, rows, size, drop_last)
         epoch = step // per_epoch
-        drawn = order.drawn_caption(recipe.seed, epoch, index, data.counts[index])
+        turn: int | Tensor = epoch
+        if weights:
+            index, turn = order.mixed_batch(recipe.seed, step, members, weights, size, drop_last)
+        else:
+            index = order.global_batch(recipe.seed, step, rows, size, drop_last)
+        drawn = order.drawn_caption(recipe.seed, turn, index, data.counts[index]) if data.captions else 0
         share = order.own_share(torch.arange(len(index)), processes.rank, processes.world)
         own = slice(int(share[0]), int(share[-1]) + 1) if len(share) else slice(0, 0)
-        return Batch(step, epoch, index, data.first[index] + drawn, own, None)
+        return Batch(step, epoch, index, data.captions_of(index, drawn), own, None)
 
     planned = map(plan, range(start, stop))
     if not pixels:
@@ -204,7 +246,8 @@ def batches(
             ahead.append(batch)
             yield batch.rows[batch.own]
 
-    for images in image_batches(paths, wheres, model.preprocess, own_rows(), workers=recipe.data.workers):
+    other = target.preprocess if target is not None else None
+    for images in image_batches(paths, wheres, model.preprocess, own_rows(), other=other, workers=recipe.data.workers):
         if images.bad:
             row = images.bad[0]
             raise DataError(
@@ -212,136 +255,4 @@ def batches(
                 "so it was changed or removed since: restore it and use --resume"
             )
         batch = ahead.pop(0)
-        yield Batch(batch.step, batch.epoch, batch.rows, batch.captions, batch.own, images.pixels)
-
-
-def _image_pass(
-    model: DualEncoder,
-    pairs: Pairs,
-    share: list[int],
-    recipe: Recipe,
-    plan: Plan,
-    reporter: Reporter,
-    precision: AbstractContextManager[object],
-) -> tuple[Tensor | None, list[int], list[BadRow], float]:
-    """Own rows through the image tower, or only decoded where nothing of it is stored; the last is the time waited."""
-    begin = time.perf_counter()
-    paths = [pairs[i].path for i in share]
-    wheres = [pairs[i].where for i in share]
-    workers, limit = recipe.data.workers, recipe.data.max_bad
-    if "image" not in plan.trunk | plan.features:
-        with reporter.progress("checking the pictures", len(set(paths)), "pictures") as update:
-            kept, bad = features.readable(
-                paths, wheres, workers=workers, max_bad=limit, progress=lambda done, _: update(done)
-            )
-        return None, [share[i] for i in kept.tolist()], bad, time.perf_counter() - begin
-    part: features.Part = "trunk" if "image" in plan.trunk else "features"
-    with reporter.progress(f"pictures through the frozen {_network(part)}", len(set(paths)), "pictures") as update:
-        seen = features.image_features(
-            model,
-            paths,
-            wheres,
-            part=part,
-            batch_size=recipe.evaluation.batch_size,
-            workers=workers,
-            max_bad=limit,
-            progress=lambda done, _: update(done),
-            precision=precision,
-        )
-    return seen.features, [share[i] for i in seen.kept.tolist()], seen.bad, seen.waited
-
-
-def _text_pass(
-    model: DualEncoder,
-    data: TrainingSet,
-    recipe: Recipe,
-    plan: Plan,
-    processes: Processes,
-    reporter: Reporter,
-    precision: AbstractContextManager[object],
-) -> Tensor:
-    """Own captions through the text tower."""
-    share = order.own_share(torch.arange(len(data.captions)), processes.rank, processes.world)
-    own = [data.captions[i] for i in share.tolist()]
-    part: features.Part = "trunk" if "text" in plan.trunk else "features"
-    with reporter.progress(f"captions through the frozen {_network(part)}", len(set(own)), "captions") as update:
-        return features.text_features(
-            model,
-            own,
-            part=part,
-            batch_size=recipe.evaluation.batch_size,
-            progress=lambda done, _: update(done),
-            precision=precision,
-        )
-
-
-def _network(part: features.Part) -> str:
-    return "trunk" if part == "trunk" else "model"
-
-
-def _tower(name: str) -> TowerName:
-    return "image" if name == "image" else "text"
-
-
-def _gather_cpu(processes: Processes, rows: Tensor) -> Tensor:
-    parts = [part for part in processes.gather_objects(rows) if len(part)]  # an empty share does not know its width
-    return torch.cat(parts) if parts else rows
-
-
-def files_identity(pairs: Pairs) -> str:
-    """A hash of every picture's path, size and modification time: changes when a file does, without reading any."""
-    digest = hashlib.sha256()
-    for path in dict.fromkeys(pairs.paths):
-        stat = path.stat() if path.exists() else None
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode() if stat is not None else b"missing\n")
-    return digest.hexdigest()
-
-
-def _key(model: DualEncoder, pairs: Pairs, recipe: Recipe, plan: Plan) -> str:
-    """Changes with weights, transform, tokenizer, captions, files (path, size, mtime), versions and precision.
-
-    Where only trunk outputs are stored, the projections' weights do not count: other heads may share them.
-    """
-    projected_only = not plan.features - plan.trunk and bool(plan.trunk)
-    facts = [
-        model.trunk_fingerprint(map(_tower, sorted(plan.trunk))) if projected_only else model.fingerprint,
-        pairs.fingerprint,
-        files_identity(pairs),
-        sorted(plan.trunk),
-        sorted(plan.features - plan.trunk),  # the others follow from the trunk's outputs
-        recipe.precision,
-        recipe.evaluation.batch_size,
-        str(model.dtype),
-        versions(),
-    ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
-
-
-def _write(file: Path, result: TrainingSet, kept: Tensor) -> None:
-    from safetensors.torch import save_file
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {"kept": kept}
-    tensors |= {f"trunk.{tower}": rows for tower, rows in result.trunk.items()}
-    tensors |= {f"features.{tower}": rows for tower, rows in result.features.items()}
-    bad = json.dumps([[row.where, str(row.path), row.reason] for row in result.bad])
-    temporary = file.with_name(f".{file.name}.tmp")
-    save_file({name: rows.contiguous() for name, rows in tensors.items()}, temporary, metadata={"bad": bad})
-    temporary.replace(file)
-
-
-def _read(file: Path, pairs: Pairs) -> TrainingSet | None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
-            bad = [BadRow(where, Path(path), reason) for where, path, reason in json.loads(stored.metadata()["bad"])]
-    except (SafetensorError, OSError, KeyError, ValueError):
-        return None
-    kept = tensors.pop("kept")
-    result = TrainingSet(pairs if len(kept) == len(pairs) else pairs.take(kept), bad=bad)
-    for name, rows in tensors.items():
-        kind, tower = name.split(".")
-        getattr(result, kind)[tower] = rows
-    return result
+        yield replace(batch, pixels=images.pixels, target_pixels=images.other)

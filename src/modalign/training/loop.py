@@ -7,37 +7,34 @@ in the checkpoint, so a run that was killed goes on as if nothing had happened.
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modalign.console import Reporter
 from modalign.data import order
 from modalign.embeddings import Embeddings
-from modalign.errors import ModalignError, NonFiniteError, OutputError
+from modalign.errors import InterruptedRunError, NonFiniteError, OutputError
 from modalign.methods.base import Method
 from modalign.models.dual_encoder import DualEncoder
-from modalign.objectives.distillation import sharpness_warning
+from modalign.models.vision import VisionEncoder
+from modalign.objectives import weight_anchor
 from modalign.recipe import Recipe
 from modalign.training import boundary, checkpoint, optimizer, state
+from modalign.training.average import Average
 from modalign.training.cost import Cost
 from modalign.training.distributed import Processes
 from modalign.training.inputs import Batch, TrainingSet, batches
+from modalign.training.interruption import Interruption
 from modalign.training.log import MetricsLog
 from modalign.training.scope import Scope
 from modalign.training.signals import Signals
-
-
-class InterruptedRunError(ModalignError):
-    """The user stopped the run; its state was saved."""
+from modalign.training.trackers import Trackers
 
 
 @dataclass
@@ -55,6 +52,8 @@ class Loop:
         processes: this process's place.
         reporter: what the user sees.
         cost: accumulates.
+        trackers: where the metrics go as well; the main process has them.
+        target: the vision encoder, where the method reads its features.
     """
 
     model: DualEncoder
@@ -67,6 +66,8 @@ class Loop:
     processes: Processes = field(default_factory=Processes)
     reporter: Reporter = field(default_factory=Reporter)
     cost: Cost = field(default_factory=Cost)
+    trackers: Trackers | None = None
+    target: VisionEncoder | None = None
 
     def __post_init__(self) -> None:
         self.per_epoch = order.steps_per_epoch(
@@ -80,19 +81,22 @@ class Loop:
         if module is not None:
             module.to(self.device)
         self.method_parameters = dict(module.named_parameters()) if module is not None else {}
+        self.signals = Signals(self.model, self.method, self.scope, self.data, self.recipe, self.processes, self.target)
+        self.scope.begin(self.recipe)  # after the signals have copied their teacher
         self.trained: dict[str, nn.Parameter] = self.scope.trained
         self.optimizer = optimizer.build(self.trained, self.method_parameters, self.recipe.optimizer)
-        self.signals = Signals(self.model, self.method, self.scope, self.data, self.recipe, self.processes)
+        self.average = Average({**self.trained, **self.scope.modes.statistics}, self.recipe.ema)
+        anchored = self.method.weight_anchor > 0
+        self.initial = {name: p.detach().clone() for name, p in self.trained.items()} if anchored else {}
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.step = 0
         self._began = (0, 0.0)
-        self._stop = threading.Event()
 
     # ---- the loop -------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Trains from `self.step` to the end.
+        """Trains from `self.step` to the end, and leaves the model as it is to be judged: averaged, adapters merged.
 
         Raises:
             NonFiniteError: a term or gradient is not finite; the state before that step is saved.
@@ -100,12 +104,20 @@ class Loop:
         """
         every = self.recipe.checkpoint.every
         self._began = (self.step, time.perf_counter())
+        metrics = self.folder / "metrics.jsonl" if self.processes.is_main else None
         stream = batches(
-            self.data, self.model, self.recipe, self.processes, self.step, self.steps, pixels=self.signals.reads_pixels
+            self.data,
+            self.model,
+            self.recipe,
+            self.processes,
+            self.step,
+            self.steps,
+            pixels=self.signals.reads_pixels,
+            target=self.target if "target" in self.scope.live else None,
         )
         with (
-            MetricsLog(self.folder / "metrics.jsonl" if self.processes.is_main else None, self.step) as log,
-            self._interruptible(),
+            MetricsLog(metrics, self.step, self.trackers) as log,
+            Interruption(self.reporter) as interruption,
             self.reporter.progress(f"training ({self.method.name})", self.steps, start=self.step) as update,
         ):
             if self.step == 0 and self.validation is not None:
@@ -127,13 +139,15 @@ class Loop:
                 if self.validation is not None and (self.step % self.per_epoch == 0 or self.step == self.steps):
                     record["validation"] = self._validate()
                 log.write(record)
-                stopping = self.processes.any(self._stop.is_set())
+                stopping = self.processes.any(interruption.asked)
                 if stopping or 0 in (self.step % every, self.step % self.per_epoch) or self.step == self.steps:
                     saved = self._save()
                 if stopping and self.step < self.steps:
                     raise InterruptedRunError(
                         f"stopped after step {self.step} of {self.steps}; go on with --out {self.folder} --resume"
                     )
+        self.average.take_over()
+        self.scope.end()
 
     def _one_step(self, batch: Batch) -> dict[str, Any]:
         progress = (batch.step + 1) / self.steps
@@ -143,18 +157,20 @@ class Loop:
         sides = self.signals.sides(batch)
         record = self.signals.embeddings(self.data, batch, {})
         prepared = time.perf_counter() - begin
-        outcome = boundary.backward(
-            sides,
-            record,
-            batch.own,
-            self.method,
-            progress,
-            chunk=self.recipe.chunk,
-            processes=self.processes,
-            precision=self.signals.precision,
-            probe=probe,
-        )
+        with self.scope.training():
+            outcome = boundary.backward(
+                sides,
+                record,
+                batch.own,
+                self.method,
+                progress,
+                chunk=self.recipe.chunk,
+                processes=self.processes,
+                precision=self.signals.precision,
+                probe=probe,
+            )
         begin = time.perf_counter()
+        anchored = self._anchor_weights()
         everything = [*self.trained.values(), *self.method_parameters.values()]
         limit = self.recipe.optimizer.clip_norm
         norm = float(nn.utils.clip_grad_norm_(everything, math.inf if limit is None else limit))
@@ -162,6 +178,7 @@ class Loop:
             raise NonFiniteError(f"the gradient of the towers is {norm}, though that at the embeddings is finite")
         rate = optimizer.set_rate(self.optimizer, optimizer.factor(self.recipe.schedule, batch.step, self.steps))
         self.optimizer.step()
+        self.average.update()
         self.cost.spend("towers", prepared + outcome.tower_seconds + time.perf_counter() - begin)
         self.cost.spend("loss", outcome.loss_seconds)
         self._count(batch, outcome)
@@ -175,25 +192,40 @@ class Loop:
             "gradient_norm": norm,
         }
         if batch.step == 0:
-            line["effective_logit_scale"] = self._check_scale(record)
+            line |= self._diagnose(record)
+        if anchored is not None:
+            line["weight_anchor"] = anchored
         if probe:
             line["boundary"] = {"norms": outcome.norms, "cosines": outcome.cosines}
         return line
 
+    def _anchor_weights(self) -> float | None:
+        """Adds the gradient of λ/2·‖θ − θ_0‖², which is no function of embeddings; its value, None without one."""
+        if not self.initial:
+            return None
+        for name, start in self.initial.items():
+            parameter = self.trained[name]
+            pull = (parameter.detach() - start).mul_(self.method.weight_anchor)
+            parameter.grad = pull if parameter.grad is None else parameter.grad.add_(pull)
+        return self.method.weight_anchor * float(weight_anchor(self.trained, self.initial).detach())
+
     # ---- validation -----------------------------------------------------------------------------------------
 
     def _validate(self) -> dict[str, Any]:
-        """The terms on the held-out rows with the present weights, averaged over batches of the training size."""
+        """The terms on the held-out rows, averaged over batches of the training size.
+
+        The weights are the present ones, or their moving average where the recipe asks for one.
+        """
         assert self.validation is not None
         held = self.validation
-        with self.cost.timed("evaluation"):
+        with self.cost.timed("evaluation"), self.average.in_place():
             present = self.signals.present(held)
             totals: dict[str, float] = {}
             size = min(self.recipe.data.batch_size, len(held.pairs))
             index = torch.arange(len(held.pairs))
             progress = max(1, self.step) / self.steps
             for number, rows in enumerate(index.split(size)):
-                batch = Batch(self.steps + number, 0, rows, held.first[rows], slice(0, len(rows)), None)
+                batch = Batch(self.steps + number, 0, rows, held.captions_of(rows), slice(0, len(rows)), None)
                 features_now = {
                     tower: self.signals.stored(rows_now, tower, batch) for tower, rows_now in present.items()
                 }
@@ -205,11 +237,17 @@ class Loop:
 
     # ---- state ----------------------------------------------------------------------------------------------
 
+    @property
+    def _beside(self) -> dict[str, Tensor]:
+        """What changes beside parameters and optimizer: BatchNorm's statistics and the average."""
+        statistics = {f"statistics.{name}": tensor for name, tensor in self.scope.modes.statistics.items()}
+        return statistics | {f"average.{name}": tensor for name, tensor in self.average.tensors.items()}
+
     def _save(self) -> Path | None:
         saved: Path | None = None
         if self.processes.is_main:
             with self.cost.timed("other"):
-                tensors = state.pack(self.trained, self.method.module(), self.optimizer)
+                tensors = state.pack(self.trained, self.method.module(), self.optimizer, self._beside)
                 told = {"cost": self.cost.to_state(), "rows": len(self.data.pairs)}
                 kept = self.recipe.checkpoint.keep
                 saved = checkpoint.save(self.folder / "checkpoints", self.step, tensors, told, kept).path
@@ -230,7 +268,7 @@ class Loop:
                 f"{found.path} was written when {found.state['rows']:,} rows could be read, now it is "
                 f"{len(self.data.pairs):,}: restore the pictures, or start a new run with another --out"
             )
-        state.unpack(found.tensors(), self.trained, self.method.module(), self.optimizer, found.path)
+        state.unpack(found.tensors(), self.trained, self.method.module(), self.optimizer, self._beside, found.path)
         self.step = found.step
         self.cost.add(Cost.from_state(found.state["cost"]))
         return True
@@ -244,13 +282,12 @@ class Loop:
         terms = "  ".join(f"{name} {value:.4g}" for name, value in record["terms"].items())
         return f"{rate:.0f} pairs/s  {terms}"
 
-    def _check_scale(self, record: Embeddings) -> float | None:
-        """The sharpness that raw similarities imply, logged once, with a warning where it is far from CLIP's."""
-        scale = self.method.effective_logit_scale(record)
-        warning = sharpness_warning(scale) if scale is not None else None
-        if warning is not None:
+    def _diagnose(self, record: Embeddings) -> dict[str, float]:
+        """What the method says of the first batch (how sharp, how spread), logged once, its warnings told."""
+        found = self.method.diagnose(record)
+        for warning in found.warnings:
             self.reporter.say(f"warning: {warning}")
-        return scale
+        return found.values
 
     def _count(self, batch: Batch, outcome: boundary.Outcome) -> None:
         rows = len(batch.rows)
@@ -263,23 +300,5 @@ class Loop:
                 self.cost.forward[tower] += rows
             networks = (tower in self.scope.reads) + (f"frozen_{tower}" in self.method.needs)
             self.cost.published[tower] += networks * rows
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM let the present step finish; a second Ctrl-C stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number: int, frame: object) -> None:
-            if self._stop.is_set():
-                raise KeyboardInterrupt
-            self._stop.set()
-            self.reporter.say("stopping after this step …")
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        self.cost.forward["target"] += rows * ("target" in self.scope.live)
+        self.cost.published["target"] += rows * ("target" in self.method.needs)

@@ -74,6 +74,7 @@ def factor(schedule: ScheduleRecipe, step: int, steps: int) -> float:
     """What multiplies every base rate at one step.
 
     With w warm-up steps: (s + 1)/w while s < w; then 1 (constant) or ½(1 + cos π(s − w)/(steps − w)) (cosine).
+    With `published_lr` it is 1 at s = 0, whatever comes after.
 
     Args:
         schedule: its name and warm-up length.
@@ -81,6 +82,8 @@ def factor(schedule: ScheduleRecipe, step: int, steps: int) -> float:
         steps: the run's length.
     """
     warmup = schedule.warmup_steps
+    if schedule.published_lr and step == 0:
+        return 1.0
     if step < warmup:
         return (step + 1) / warmup
     if schedule.name == "constant":

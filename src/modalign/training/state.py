@@ -15,7 +15,10 @@ from modalign.errors import OutputError
 
 
 def pack(
-    trained: Mapping[str, nn.Parameter], module: nn.Module | None, optimizer: torch.optim.Optimizer
+    trained: Mapping[str, nn.Parameter],
+    module: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    beside: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Names every tensor of the training state.
 
@@ -23,11 +26,12 @@ def pack(
         trained: the towers' trained parameters.
         module: the method's own parameters and buffers, or None.
         optimizer: holds both.
+        beside: what else changes: moving statistics and averages, by names with a prefix of their own.
 
     Returns:
-        "model.<name>", "method.<name>" and "optimizer.<key>.<name>" → tensor.
+        "model.<name>", "method.<name>", "optimizer.<key>.<name>" and the names of `beside` → tensor.
     """
-    tensors: dict[str, Tensor] = {f"model.{name}": parameter for name, parameter in trained.items()}
+    tensors: dict[str, Tensor] = {f"model.{name}": parameter for name, parameter in trained.items()} | dict(beside)
     if module is not None:
         tensors |= {f"method.{name}": value for name, value in module.state_dict().items()}
     names = {id(parameter): name for name, parameter in _named(trained, module).items()}
@@ -42,6 +46,7 @@ def unpack(
     trained: Mapping[str, nn.Parameter],
     module: nn.Module | None,
     optimizer: torch.optim.Optimizer,
+    beside: Mapping[str, Tensor],
     where: Path,
 ) -> None:
     """Puts a packed state back.
@@ -51,17 +56,21 @@ def unpack(
         trained: must have the same names and shapes.
         module: likewise.
         optimizer: built over the same parameters.
+        beside: likewise; filled in place.
         where: the checkpoint, for the message.
 
     Raises:
         OutputError: the checkpoint belongs to another set of trained parameters.
     """
     expected = {f"model.{name}": tuple(p.shape) for name, p in trained.items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items() if name.startswith("model.")}
+    expected |= {name: tuple(tensor.shape) for name, tensor in beside.items()}
+    found = {n: tuple(t.shape) for n, t in tensors.items() if not n.startswith(("method.", "optimizer."))}
     if expected != found:
         raise OutputError(f"{where} holds other parameters than this recipe trains; choose another --out")
     for name, parameter in trained.items():
         parameter.copy_(tensors[f"model.{name}"])
+    for name, tensor in beside.items():
+        tensor.copy_(tensors[name])
     if module is not None:
         prefix = "method."
         module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})

@@ -1,0 +1,52 @@
+"""Options that several commands share, and the panels that group them in `--help`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DATA = "Data"
+TRAINING = "Training"
+JUDGING = "Judging"
+MACHINE = "Machine"
+
+METHODS_HELP = "The method: clip-refine, or a baseline (contrastive, hycd, rafa, …; all: modalign doctor)."
+TASK_HELP = "zero-shot:SPEC, retrieval:SPEC, knn:SPEC or drift:SPEC; repeat for several."
+TEMPLATES_HELP = "single, openai80 or a file of prompt templates."
+MAX_BAD_HELP = "Unreadable rows tolerated; each is named and left out."
+
+
+class Precision(StrEnum):
+    """The towers' number format."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    TF32 = "tf32"
+
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any recipe key, as a.b=c; repeat for several.", metavar="KEY=VALUE"),
+]
+TASK = typer.Option("--task", help=TASK_HELP, show_default=False, rich_help_panel=JUDGING)
+TemplatesOption = Annotated[str, typer.Option("--templates", help=TEMPLATES_HELP, rich_help_panel=JUDGING)]
+MaxBadOption = Annotated[int, typer.Option("--max-bad", min=0, help=MAX_BAD_HELP, rich_help_panel=DATA)]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.", show_default=False)]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MACHINE)]
+BatchOption = Annotated[
+    int,
+    typer.Option("--batch-size", min=1, help="Pictures or captions in one forward pass.", rich_help_panel=MACHINE),
+]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", min=0, help="Decoding processes beside the main one.", rich_help_panel=MACHINE)
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", help="Read features from this folder of stores, and keep them there.", rich_help_panel=MACHINE
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
