@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from modalign import environment
 from modalign.console import Reporter
 from modalign.data import sources
+from modalign.embedder import Embedder
+from modalign.encoders import Tower
 from modalign.errors import DataError
 from modalign.features import image_features, text_features
-from modalign.gap import GapReport, measure
+from modalign.gap import GapReport, measure, measure_streamed
+from modalign.gap.gaussian_pair import Shrinkage
 from modalign.models import load
 from modalign.training.precision import device as resolve
 from modalign.training.precision import tf32
+
+STREAMED = 50_000
+"""Beyond this many pairs stored embeddings are read in one pass, block by block, and never held as a whole."""
 
 
 def measure_model(
@@ -29,6 +36,10 @@ def measure_model(
     batch_size: int = 256,
     workers: int = 0,
     max_bad: int = 0,
+    image_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
+    store: Path | None = None,
+    shrinkage: Shrinkage = None,
     reporter: Reporter | None = None,
 ) -> tuple[GapReport, dict[str, Any]]:
     """Embeds pairs and measures their gap; a row with several captions counts with its first.
@@ -42,6 +53,10 @@ def measure_model(
         batch_size: rows in one forward pass.
         workers: decoding processes.
         max_bad: unreadable rows tolerated.
+        image_column: as for `modalign.pairs`.
+        text_column: likewise.
+        store: a folder where features are read from and kept (see `modalign.embed`); None = computed and forgotten.
+        shrinkage: as for `modalign.gap.measure`.
         reporter: what the user sees.
 
     Returns:
@@ -49,59 +64,69 @@ def measure_model(
     """
     reporter = reporter or Reporter()
     place = resolve(device)
-    pairs = sources.pairs(data, max_bad=max_bad)
+    pairs = sources.pairs(data, image_column=image_column, text_column=text_column, max_bad=max_bad)
     encoder = load(model).to(place)
-    wheres = [row.where for row in pairs.rows]
-    with tf32(False), reporter.progress("embedding", len(set(pairs.paths)), "pictures") as update:
-        seen = image_features(
-            encoder,
-            pairs.paths,
-            wheres,
-            batch_size=batch_size,
-            workers=workers,
-            max_bad=max_bad,
-            progress=lambda done, _: update(done),
-        )
-    for row in seen.bad:
-        reporter.say(f"left out: {row}")
-    captions = [pairs[i].captions[0] for i in seen.kept.tolist()]
     with tf32(False):
-        text = text_features(encoder, captions, batch_size=batch_size)
+        if store is None:
+            with reporter.progress("embedding", len(set(pairs.paths)), "pictures") as update:
+                seen = image_features(
+                    encoder,
+                    pairs.paths,
+                    pairs.wheres,
+                    batch_size=batch_size,
+                    workers=workers,
+                    max_bad=max_bad,
+                    progress=lambda done, _: update(done),
+                )
+            image, kept, bad = seen.features, seen.kept, seen.bad
+            captions = [pairs[i].captions[0] for i in kept.tolist()]
+            text = text_features(encoder, captions, batch_size=batch_size)
+        else:
+            embedder = Embedder(store, batch_size=batch_size, workers=workers, max_bad=max_bad, reporter=reporter)
+            known = embedder.images(Tower(encoder), pairs.paths, pairs.wheres)
+            image, kept, bad = known.rows[:], known.kept, known.bad
+            captions = [pairs[i].captions[0] for i in kept.tolist()]
+            text = embedder.texts(Tower(encoder, "text"), captions).rows[:]
+    for row in bad:
+        reporter.say(f"left out: {row}")
     told = {
         "model": {"spec": model, "fingerprint": encoder.fingerprint},
-        "data": {"spec": data, "pairs": len(captions), "left_out": len(seen.bad), "caption": "the first of each row"},
+        "data": {"spec": data, "pairs": len(captions), "left_out": len(bad), "caption": "the first of each row"},
         "environment": environment.describe(seed, str(place)),
     }
-    return measure(seen.features, text, normalize=normalize, seed=seed), told
+    return measure(image, text, normalize=normalize, seed=seed, shrinkage=shrinkage), told
 
 
 def measure_files(
-    image: Path, text: Path, *, normalize: bool = True, seed: int = 0
+    image: Path, text: Path, *, normalize: bool = True, seed: int = 0, shrinkage: Shrinkage = None
 ) -> tuple[GapReport, dict[str, Any]]:
-    """Measures stored embeddings; no model is loaded.
+    """Measures stored embeddings; no model is loaded, and beyond 50,000 pairs no whole file either.
 
     Args:
         image: a .npy file, N×d; row i belongs to row i of `text`.
         text: a .npy file, N×d.
         normalize: scale rows to length 1 first.
         seed: of the resamples and the probe.
+        shrinkage: as for `modalign.gap.measure`.
 
     Raises:
         DataError: a file that is missing, is no array of numbers, or does not fit the other.
     """
     told = {"embeddings": [str(image), str(text)], "environment": environment.describe(seed)}
-    return measure(_array(image), _array(text), normalize=normalize, seed=seed), told
+    arrays = _array(image), _array(text)
+    # What does not fit is refused by `measure`, by name.
+    large = arrays[0].ndim == 2 and arrays[0].shape == arrays[1].shape and len(arrays[0]) > STREAMED
+    take = measure_streamed if large else measure
+    return take(*arrays, normalize=normalize, seed=seed, shrinkage=shrinkage), told
 
 
-def _array(path: Path) -> Tensor:
-    import numpy as np
-
+def _array(path: Path) -> NDArray[Any]:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or 'cannot be read'}; name a .npy file of shape N×d") from None
     except (ValueError, EOFError):
         raise DataError(f"{path} is not a .npy array (or holds pickled objects); write it with numpy.save") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise DataError(f"{path} does not hold one array of numbers; save one N×d array with numpy.save")
-    return torch.from_numpy(array.astype("float64"))
+    return array

@@ -23,37 +23,17 @@ def test_two_pairs_worked_by_hand() -> None:
     assert moments.total_variance(image).item() == 0.5  # 1/N: (¼ + ¼), where 1/(N−1) would give ⅔
 
 
-def test_effective_rank_of_known_spectra() -> None:
-    eye = torch.eye(4, dtype=torch.float64)
-    assert moments.effective_rank(torch.cat([eye, -eye])).item() == pytest.approx(4, abs=1e-12)
-    line = torch.outer(torch.arange(5, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
-    assert moments.effective_rank(line).item() == pytest.approx(1, abs=1e-12)
-    assert moments.effective_rank(torch.full((9, 3), 0.1, dtype=torch.float64)).item() == 0
+def test_relative_modality_gap_is_its_definition_by_cosines() -> None:
+    image, text = (torch.nn.functional.normalize(features(30, 5, seed), dim=1).numpy() for seed in (1, 2))
+    near = np.mean((1 - (image * text).sum(1)) / 2)
+    others = ~np.eye(30, dtype=bool)
+    inside = [((1 - rows @ rows.T) / 2)[others].mean() for rows in (image, text)]
+    expected = near / (near + sum(inside) / 2)
+    told = moments.relative_modality_gap(torch.from_numpy(image), torch.from_numpy(text))
+    assert told.item() == pytest.approx(expected, abs=1e-14)
+    assert moments.relative_modality_gap(torch.from_numpy(image), torch.from_numpy(image)).item() == 0
 
 
-def test_effective_rank_against_numpy() -> None:
-    rows = features()
-    eigenvalues = np.linalg.eigvalsh(np.cov(rows.numpy().T, bias=True))
-    shares = eigenvalues / eigenvalues.sum()
-    expected = np.exp(-(shares * np.log(shares)).sum())
-    assert moments.effective_rank(rows).item() == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize(("rows", "width"), [(40, 7), (6, 12)])
-def test_influence_is_the_derivative_of_the_log_rank_by_the_weights(rows: int, width: int) -> None:
-    x = features(rows, width).numpy()
-
-    def log_rank(weights: np.ndarray) -> float:
-        centred = x - weights @ x
-        eigenvalues = np.linalg.eigvalsh((centred * weights[:, None]).T @ centred)
-        shares = eigenvalues[eigenvalues > 1e-12] / eigenvalues.sum()
-        return float(-(shares * np.log(shares)).sum())
-
-    uniform = np.full(rows, 1 / rows)
-    step = 1e-6
-    # The measure moves towards one row: w = (1 − ε)/N + ε·1_i.
-    slopes = [
-        (log_rank((1 - step) * uniform + step * row) - log_rank((1 + step) * uniform - step * row)) / (2 * step)
-        for row in np.eye(rows)
-    ]
-    np.testing.assert_allclose(moments.effective_rank_influence(torch.from_numpy(x)), slopes, atol=1e-6)
+def test_relative_modality_gap_of_strangers_is_one_half() -> None:
+    rows = torch.randn(20_000, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert moments.relative_modality_gap(rows[::2], rows[1::2]).item() == pytest.approx(0.5, abs=0.01)

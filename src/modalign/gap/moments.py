@@ -6,7 +6,6 @@ is pair i, and nothing is normalised here.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -79,48 +78,25 @@ def total_variance(features: Tensor) -> Tensor:
     return centred(features).square().sum(1).mean()
 
 
-def effective_rank(features: Tensor) -> Tensor:
-    """How many directions carry the variance: exp(−Σ p_k log p_k), p_k = λ_k / Σλ, λ the covariance's eigenvalues.
+def relative_modality_gap(image: Tensor, text: Tensor) -> Tensor:
+    """How much farther apart a pair is than what is near anyway: RMG = m / (m + ½(d_x + d_t)).
+
+    m = E(1 − x·t)/2 over pairs, d the mean of (1 − cos)/2 over distinct pairs of rows inside a modality. On unit rows
+    (1 − cos)/2 = ‖a − b‖²/4, and the mean over distinct rows is a variance, so that exactly
+
+        RMG = G_raw² / (G_raw² + N/(N − 1) · (tr Sx + tr St))
+
+    which is also what is computed where rows are not unit. A common factor of all features does not change it.
 
     Args:
-        features: N×d.
+        image: N×d, unit.
+        text: N×d, unit.
 
     Returns:
-        Scalar between 1 and min(N − 1, d); 0 when nothing varies. It is biased downwards unless N ≫ d.
+        Scalar in [0, 1]; 0 = pairs coincide, ½ = a pair is as far apart as two unrelated rows of one modality.
 
-    Source: Roy and Vetterli, "The effective rank", EUSIPCO 2007.
+    Source: arXiv 2404.07983 (RMG, with the cosine dissimilarity scaled to [0, 1]).
     """
-    shares, _ = _spectrum(features)
-    return torch.special.entr(shares).sum().exp() if shares.numel() else features.new_zeros(())
-
-
-def effective_rank_influence(features: Tensor) -> Tensor:
-    """First-order effect of each row on the logarithm of the effective rank.
-
-    With z_ik the coordinates of x_i − μ along the covariance's eigenvectors and Λ = Σλ,
-    IF_i = −Σ_k log p_k · (z_ik² − p_k ‖z_i‖²) / Λ, so that under row weights w (Σw = 1)
-    log effective_rank(w) ≈ log effective_rank + Σ_i w_i IF_i.
-
-    Args:
-        features: N×d.
-
-    Returns:
-        N, of mean zero.
-    """
-    shares, coordinates = _spectrum(features)
-    if not shares.numel():
-        return features.new_zeros(features.shape[0])
-    squares = coordinates.square()
-    total = squares.sum(1).mean()
-    return -(squares - squares.sum(1, keepdim=True) * shares) @ shares.log() / total
-
-
-def _spectrum(features: Tensor) -> tuple[Tensor, Tensor]:
-    """The positive normalised eigenvalues of the covariance (r) and the rows' coordinates along them (N×r)."""
-    rows = centred(features)
-    eigenvalues, directions = torch.linalg.eigh(rows.T @ rows / len(rows))
-    eps = torch.finfo(rows.dtype).eps
-    # Below these a direction does not vary: what is left is the rounding of eigh, and of the centring itself.
-    rounding = features.square().sum(1).mean() * (eps * len(rows)) ** 2
-    keep = (eigenvalues > eps * eigenvalues[-1]) & (eigenvalues > rounding)
-    return eigenvalues[keep] / eigenvalues[keep].sum(), rows @ directions[:, keep]
+    squared = raw_gap(image, text).square()
+    spread = (total_variance(image) + total_variance(text)) * len(image) / (len(image) - 1)
+    return squared / (squared + spread) if float(squared) > 0 else squared

@@ -1,43 +1,62 @@
-"""`measure`: every gap measure of one set of pairs, each with its interval."""
+"""What `measure` gives: every gap measure of one set of pairs, each with its interval, as a record that JSON holds."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+FORMAT = "modalign.gap/2"
 
-from modalign.errors import DataError
-from modalign.gap.resampling import PAIRS_COMPARED, PairMeasures, bootstrap_weights
-
-FORMAT = "modalign.gap/1"
-
-READINGS = {
-    "raw_gap": "√E‖x−t‖²; 0 = every pair coincides",
-    "centroid_gap": "‖μx−μt‖; 0 = same centre",
-    "distribution_gap": "√E‖(x−μx)−(t−μt)‖²; what centring leaves",
-    "centroid_gap_scale_free": "centroid gap / √(mean variance); 0 = same centre",
-    "distribution_gap_scale_free": "distribution gap² / (trSx+trSt); 0 = identical, 1 = uncorrelated pairs",
-    "alignment": "E‖x−t‖²; lower is closer",
-    "uniformity": "mean exp(−2‖a−b‖²), all pairs of the union; lower is more spread",
-    "published_gap": "‖μx−μt‖²/d, the unit of CLIP-Refine's tables",
-    "effective_rank_image": "directions that carry the images' variance",
-    "effective_rank_text": "directions that carry the captions' variance",
-    "separability": "held-out accuracy of a linear probe; 0.5 = cannot tell images from captions",
+GROUPS: dict[str, dict[str, str]] = {
+    "the gap": {
+        "raw_gap": "√E‖x−t‖²; 0 = every pair coincides",
+        "centroid_gap": "‖μx−μt‖; 0 = same centre",
+        "distribution_gap": "√E‖(x−μx)−(t−μt)‖²; what centring leaves",
+        "shape_gap": "√tr(Sx+St−2(Sx^½StSx^½)^½), Bures; 0 = same covariance",
+        "centroid_gap_scale_free": "centroid gap / √(mean variance); 0 = same centre",
+        "distribution_gap_scale_free": "distribution gap² / (trSx+trSt); 0 = identical, 1 = uncorrelated pairs",
+        "shape_gap_scale_free": "shape gap² / (trSx+trSt); 0 = same covariance",
+        "relative_modality_gap": "G_raw² / (G_raw² + variance); ½ = pairs as far apart as strangers",
+    },
+    "telling and mixing": {
+        "separability": "held-out accuracy of a linear probe; 0.5 = cannot tell images from captions",
+        "knn_mixing": "other modality among 10 neighbours, over its expectation; 0 = never, 1 = as by chance",
+        "mutual_knn": "share of 10 neighbours that both modalities agree on",
+        "cka": "centred kernel alignment, linear; 1 = same geometry up to rotation and scale",
+        "hubness_image_to_text": "skew of how often a caption is among a picture's 10 nearest; above 1 = hubs",
+        "hubness_text_to_image": "skew of how often a picture is among a caption's 10 nearest; above 1 = hubs",
+    },
+    "spread": {
+        "alignment": "E‖x−t‖²; lower is closer",
+        "uniformity": "mean exp(−2‖a−b‖²), all pairs of the union; lower is more spread",
+        "uniformity_image": "the same among images",
+        "uniformity_text": "the same among captions",
+        "uniformity_cross": "the same between images and captions",
+        "effective_rank_image": "directions that carry the images' variance",
+        "effective_rank_text": "directions that carry the captions' variance",
+        "participation_ratio_image": "(Σλ)²/Σλ² of the images: directions with large variance",
+        "participation_ratio_text": "(Σλ)²/Σλ² of the captions: directions with large variance",
+    },
+    "distances of distributions": {
+        "frechet_distance": "centroid gap² + shape gap²",
+        "symmetric_kl": "KL(x‖t) + KL(t‖x) of Gaussians, nats",
+        "mmd_squared": "RBF, median distance, unbiased; 0 = one distribution, at most 2",
+        "sliced_wasserstein": "√ mean 1-D W₂² along random directions; 0 = one distribution",
+        "published_gap": "‖μx−μt‖²/d, the unit of CLIP-Refine's tables",
+    },
 }
+"""Measures by what they ask, the main ones first; each with its reading."""
 
+READINGS = {name: reading for group in GROUPS.values() for name, reading in group.items()}
 
-class FeatureError(DataError, ValueError):
-    """Features that cannot be measured; a `ValueError` too, as an argument that is wrong."""
+SIGNED = frozenset({"mmd_squared", "hubness_image_to_text", "hubness_text_to_image"})
+"""The measures that may fall below 0."""
 
 
 class Measure(float):
-    """A number that carries its 95 % interval (None where no resamples were drawn)."""
+    """A number that carries its 95 % interval (None where none was drawn); NaN where it is not available."""
 
     interval: tuple[float, float] | None
 
@@ -72,28 +91,53 @@ class GapReport:
         pairs: N.
         dim: d.
         normalized: whether rows were scaled to unit length first.
-        compared: pairs that entered uniformity and separability (all, or a seeded subsample).
+        compared: pairs that entered what compares all with all (all, or a seeded subsample).
         resamples: bootstrap resamples behind each interval; 0 = none.
-        seed: of the probe's cut, the subsample and the resamples.
+        seed: of all that is drawn.
+        shrinkage: how far either covariance was shrunk for the Gaussian measures; None = not at all.
+        streamed: whether the moments were taken in one pass, without intervals.
+        knn_mixing_null: 2.5 and 97.5 % of the mixing rate with permuted labels.
+        unavailable: measure → why it is NaN.
     """
 
     raw_gap: Measure
     centroid_gap: Measure
     distribution_gap: Measure
+    shape_gap: Measure
     centroid_gap_scale_free: Measure
     distribution_gap_scale_free: Measure
+    shape_gap_scale_free: Measure
+    relative_modality_gap: Measure
+    separability: Measure
+    knn_mixing: Measure
+    mutual_knn: Measure
+    cka: Measure
+    hubness_image_to_text: Measure
+    hubness_text_to_image: Measure
     alignment: Measure
     uniformity: Measure
-    published_gap: Measure
+    uniformity_image: Measure
+    uniformity_text: Measure
+    uniformity_cross: Measure
     effective_rank_image: Measure
     effective_rank_text: Measure
-    separability: Measure
+    participation_ratio_image: Measure
+    participation_ratio_text: Measure
+    frechet_distance: Measure
+    symmetric_kl: Measure
+    mmd_squared: Measure
+    sliced_wasserstein: Measure
+    published_gap: Measure
     pairs: int
     dim: int
     normalized: bool
     compared: int
     resamples: int
     seed: int
+    shrinkage: tuple[float, float] | None = None
+    streamed: bool = False
+    knn_mixing_null: tuple[float, float] | None = None
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def measures(self) -> dict[str, Measure]:
@@ -103,185 +147,83 @@ class GapReport:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
         facts = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in READINGS}
+        for name in ("shrinkage", "knn_mixing_null"):
+            facts[name] = facts[name] and list(facts[name])
+        facts["unavailable"] = dict(self.unavailable)
         return {"format": FORMAT, **facts, "measures": {name: m.to_dict() for name, m in self.measures.items()}}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> GapReport:
-        """Reads what `to_dict` wrote."""
-        facts = {item.name: stored[item.name] for item in fields(cls) if item.name not in READINGS}
-        measures: dict[str, Any] = {name: Measure.from_dict(stored["measures"][name]) for name in READINGS}
+        """Reads what `to_dict` wrote, of format 1 too: what that did not measure is NaN."""
+        facts = {item.name: stored[item.name] for item in fields(cls) if item.name in stored}
+        for name in ("shrinkage", "knn_mixing_null"):
+            facts[name] = tuple(facts[name]) if facts.get(name) else None
+        known = stored["measures"]
+        measures: dict[str, Any] = {
+            name: Measure.from_dict(known[name]) if name in known else Measure(math.nan) for name in READINGS
+        }
+        missing = {name: "not measured when this was written" for name in READINGS if name not in known}
+        facts["unavailable"] = {**facts.get("unavailable", {}), **missing}
         return cls(**measures, **facts)
+
+    def changes_to(self, after: GapReport) -> dict[str, GapChange]:
+        """Each measure's change to a report on the same pairs, without intervals: those need the features."""
+        ends = {name: (value.value, after.measures[name].value) for name, value in self.measures.items()}
+        return {name: GapChange(start, end, end - start, None) for name, (start, end) in ends.items()}
 
     def to_table(self) -> list[list[str]]:
         """Rows of text: measure, value, 95 % interval, reading; the first row is the header."""
         rows = [["measure", "value", "95 % interval", "reading"]]
         for name, m in self.measures.items():
             interval = "" if m.interval is None else f"{m.interval[0]:.4g} … {m.interval[1]:.4g}"
-            rows.append([name.replace("_", " "), f"{m.value:.4g}", interval, READINGS[name]])
+            value = "–" if name in self.unavailable else f"{m.value:.4g}"
+            rows.append([name.replace("_", " "), value, interval, self.reading(name)])
         return rows
 
+    def reading(self, name: str) -> str:
+        """What a measure means here: why there is none, or how to read it."""
+        if name in self.unavailable:
+            return f"not available: {self.unavailable[name]}"
+        if name == "knn_mixing" and self.knn_mixing_null is not None:
+            low, high = self.knn_mixing_null
+            return f"{READINGS[name]} ({low:.3f} … {high:.3f} with permuted labels)"
+        return READINGS[name]
+
     def table(self) -> str:
-        """The table as aligned plain text, the protocol below it."""
-        rows = self.to_table()
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, self.protocol])
+        """The table as aligned plain text, one block a group, the protocol below it."""
+        header, *rows = self.to_table()
+        widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+
+        def line(row: list[str]) -> str:
+            return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+        lines, left = [line(header)], iter(rows)
+        for title, group in GROUPS.items():
+            lines += ["", title.upper(), *(line(next(left)) for _ in group)]
+        return "\n".join([*lines, "", self.protocol])
 
     @property
     def protocol(self) -> str:
-        """One line: pairs, width, normalisation, subsample, resamples, seed."""
-        length = "unit length" if self.normalized else "as given"
-        part = "" if self.compared == self.pairs else f"; uniformity and separability on {self.compared:,} of them"
-        return f"{self.pairs:,} pairs × {self.dim}, {length}{part}; {self.resamples:,} resamples, seed {self.seed}"
+        """One line: pairs, width, normalisation, subsample, shrinkage, resamples, seed."""
+        told = [f"{self.pairs:,} pairs × {self.dim}, {'unit length' if self.normalized else 'as given'}"]
+        if self.streamed:
+            told.append("moments of all pairs in one pass, without intervals")
+        if 0 < self.compared < self.pairs:
+            mmd = "" if self.streamed else ", MMD² on all by random features"
+            told.append(f"what compares all with all on {self.compared:,} of them{mmd}")
+        if self.shrinkage is not None:
+            told.append(f"covariances shrunk by {self.shrinkage[0]:.3g} and {self.shrinkage[1]:.3g}")
+        return "; ".join([*told, f"{self.resamples:,} resamples, seed {self.seed}"])
 
 
 @dataclass(frozen=True)
 class GapChange:
-    """One measure before and after, with a paired interval of the difference (None without resamples)."""
+    """One measure before and after, with a paired interval of the difference (None where none was drawn)."""
 
     before: float
     after: float
     difference: float
     interval: tuple[float, float] | None
-
-
-Features = Tensor | NDArray[Any]
-
-
-def measure(
-    image: Features, text: Features, *, normalize: bool = True, seed: int = 0, resamples: int = 1_000
-) -> GapReport:
-    """Measures the gap between paired image and text features, in float64.
-
-    G_raw² = E‖x−t‖² = ‖μx−μt‖² + E‖(x−μx)−(t−μt)‖² = G_C² + G_D², with 1/N means and covariances; the other measures
-    are given in `READINGS` and docs/gap.md. Intervals are percentiles of a bootstrap over pairs, shifted by
-    the bootstrap's own bias; the order of the pairs does not matter.
-
-    Args:
-        image: N×d, raw or unit; row i belongs to row i of `text`.
-        text: N×d, raw or unit.
-        normalize: scale every row to unit length first.
-        seed: of the probe's cut, the subsample beyond 5,000 pairs and the resamples.
-        resamples: bootstrap resamples; 0 gives no intervals.
-
-    Returns:
-        A `GapReport`.
-
-    Raises:
-        FeatureError: (a `DataError` and a `ValueError`) shapes that differ, fewer than 3 pairs, NaN or infinite
-            numbers, zero rows that cannot be normalised.
-
-    Source: arXiv 2604.00279 (decomposition), 2203.02053 (centroid gap), 2504.12717 (published gap, alignment,
-        uniformity), Roy and Vetterli 2007 (effective rank).
-    """
-    x, t = _checked(image, text, normalize)
-    order = _order(x, t)
-    pairs = PairMeasures(x[order], t[order], seed)
-    drawn = _drawn([pairs], resamples, seed)[0]
-    measures: dict[str, Any] = {}
-    for name, value in pairs.values().items():
-        interval = _interval(drawn[name], value) if resamples else None
-        # No measure can be negative; the shift by the bias could make the lower end so.
-        measures[name] = Measure(value, interval and (max(0.0, interval[0]), interval[1]))
-    return GapReport(
-        **measures,
-        pairs=pairs.count,
-        dim=pairs.dim,
-        normalized=normalize,
-        compared=min(pairs.count, PAIRS_COMPARED),
-        resamples=resamples,
-        seed=seed,
-    )
-
-
-def change(
-    before: tuple[Features, Features],
-    after: tuple[Features, Features],
-    *,
-    normalize: bool = True,
-    seed: int = 0,
-    resamples: int = 1_000,
-) -> dict[str, GapChange]:
-    """Each measure's change on the same pairs, after − before, with a paired bootstrap interval.
-
-    Args:
-        before: image and text features, N×d each.
-        after: image and text features of the same pairs in the same order, N×d' each.
-        normalize: as in `measure`.
-        seed: as in `measure`.
-        resamples: as in `measure`; each resample draws the same pairs on both sides.
-
-    Returns:
-        Name → `GapChange`.
-
-    Raises:
-        FeatureError: as `measure`, and when the numbers of pairs differ.
-    """
-    x, t = _checked(*before, normalize)
-    y, u = _checked(*after, normalize)
-    if len(x) != len(y):
-        raise FeatureError(f"before has {len(x):,} pairs, after has {len(y):,}: measure both on the same pairs")
-    order = _order(x, t)
-    sides = [PairMeasures(x[order], t[order], seed), PairMeasures(y[order], u[order], seed)]
-    drawn = _drawn(sides, resamples, seed)
-    first, second = (side.values() for side in sides)
-    changes = {}
-    for name, start in first.items():
-        difference = second[name] - start
-        interval = _interval(drawn[1][name] - drawn[0][name], difference) if resamples else None
-        changes[name] = GapChange(start, second[name], difference, interval)
-    return changes
-
-
-def _checked(image: Features, text: Features, normalize: bool) -> tuple[Tensor, Tensor]:
-    x, t = (torch.as_tensor(features).detach().to("cpu", torch.float64) for features in (image, text))
-    if x.ndim != 2 or x.shape != t.shape:
-        raise FeatureError(
-            f"image features {tuple(x.shape)} and text features {tuple(t.shape)} must both be N×d: pass one row a pair"
-        )
-    if len(x) < 3:
-        raise FeatureError(f"{len(x)} pairs are too few to measure a gap: pass at least 3")
-    for name, features in (("image", x), ("text", t)):
-        bad = (~features.isfinite()).any(1).nonzero().flatten().tolist()
-        if bad:
-            raise FeatureError(f"{name} features hold NaN or infinity in {_rows(bad)}: remove these pairs")
-        bad = (features == 0).all(1).nonzero().flatten().tolist() if normalize else []
-        if bad:
-            raise FeatureError(f"{name} features are zero in {_rows(bad)}: remove these pairs, or pass normalize=False")
-    if normalize:
-        x, t = (torch.nn.functional.normalize(features, dim=1, eps=0.0) for features in (x, t))
-    return x, t
-
-
-def _order(image: Tensor, text: Tensor) -> Tensor:
-    """The pairs sorted by their distance: what is drawn by seed then depends on no row order and on no rotation."""
-    return (image - text).square().sum(1).argsort(stable=True)
-
-
-def _drawn(sides: list[PairMeasures], resamples: int, seed: int) -> list[dict[str, NDArray[np.float64]]]:
-    """Each side's resampled measures; a resample weighs the same pairs on every side."""
-    chunks: list[list[dict[str, Tensor]]] = [[] for _ in sides]
-    for weights in bootstrap_weights(sides[0].count, resamples, seed):
-        for side, kept in zip(sides, chunks, strict=True):
-            kept.append(side.at(weights))
-    return [
-        {name: torch.cat([chunk[name] for chunk in kept]).numpy() for name in kept[0]} if kept else {}
-        for kept in chunks
-    ]
-
-
-def _interval(drawn: NDArray[np.float64], estimate: float) -> tuple[float, float] | None:
-    if not math.isfinite(estimate):
-        return None
-    # A resampled distance is longer on average than the one it was drawn around (by its own noise): without the shift
-    # the interval of a centroid gap of 0 would not hold 0.
-    low, high = np.quantile(drawn, [0.025, 0.975]) - (drawn.mean() - estimate)
-    return float(low), float(high)
-
-
-def _rows(rows: list[int]) -> str:
-    shown = ", ".join(str(row) for row in rows[:5])
-    return f"row {shown}" if len(rows) == 1 else f"{len(rows):,} rows ({shown}{', …' if len(rows) > 5 else ''})"
 
 
 def _finite(value: float) -> float | None:
