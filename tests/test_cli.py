@@ -20,7 +20,7 @@ from modalign.cli.printing import laid_out
 from tests.tiny import tiny_open_clip, write_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ["demo", "refine", "gap", "evaluate", "compare", "export", "report", "doctor"]
+COMMANDS = ["demo", "refine", "gap", "evaluate", "compare", "probe-batch", "export", "report", "doctor"]
 RECIPE_COMMANDS = ["recipe show", "recipe check", "recipe schema", "recipe list"]
 
 
@@ -109,8 +109,9 @@ def test_the_command_line_is_what_the_documentation_says(command: str) -> None:
             *("--model", "--data", "--embeddings", "--normalize", "--no-normalize", "--max-bad", "--shrinkage"),
             *("--store", *common),
         },
-        "evaluate": {"--model", "--task", "--templates", "--max-bad", "--store", *common},
+        "evaluate": {"--model", "--against", "--task", "--templates", "--max-bad", "--store", *common},
         "compare": {"--task", "--templates", "--tolerance", "--strict", "--max-bad", "--store", *common},
+        "probe-batch": {"--model", "--target", "--data", "--sizes", "--trials", "--max-bad", "--store", *common},
         "export": {"--to", "--out"},
         "report": set(),
         "doctor": set(),

@@ -118,6 +118,7 @@ def test_a_model_made_worse_is_called_worse_and_weights_that_are_not_are_named(c
     run = modalign.refine(str(good.folder), data, "contrastive", out=tmp_path / "bad", **ruin)
     assert run.gate is not None and run.gate.worst == "worse" and run.exit_code == 3
     record = json.loads((run.folder / "evaluation.json").read_text())
+    assert set(record["gap"]) == {"before", "after", "change", "collapse"}
     tried = [entry["weight"] for entry in record["interpolation"]["tried"]]
     assert tried == sorted(tried, reverse=True) and run.interpolation == record["interpolation"]["sentence"]
     final = run.model.module.state_dict()
@@ -128,6 +129,28 @@ def test_a_model_made_worse_is_called_worse_and_weights_that_are_not_are_named(c
     assert all(
         torch.equal(final[k.removeprefix("model.")], v) for k, v in kept.tensors().items() if k.startswith("model.")
     )
+
+
+@pytest.mark.slow
+def test_adapters_that_made_it_worse_are_scaled_between_before_and_after(clip: str, tmp_path: Path) -> None:
+    data = write_pairs(tmp_path / "pairs", n=64)
+    learn = SMALL | {"data__batch_size": 32, "data__validation": 0.0, "evaluation__tasks": [f"retrieval:{data}"]}
+    good = modalign.refine(
+        clip, data, "contrastive", out=tmp_path / "good", **learn | {"epochs": 30, "optimizer__lr": 5e-4}
+    )
+    ruin = learn | {"epochs": 6, "optimizer__lr": 0.3, "train": "lora", "lora__rank": 2}
+    run = modalign.refine(str(good.folder), data, "contrastive", out=tmp_path / "bad", **ruin)
+    assert run.gate is not None and run.gate.worst == "worse"
+    record = json.loads((run.folder / "evaluation.json").read_text())
+    values = {entry["weight"]: entry for entry in record["interpolation"]["tried"]}
+    assert 0.0 < min(values) < 1.0 and run.interpolation
+    from safetensors.torch import load_file
+
+    before, after = good.model.module.state_dict(), run.model.module.state_dict()
+    adapters = load_file(run.folder / "adapter" / "adapter_model.safetensors")
+    name = "visual.transformer.resblocks.0.attn.out_proj"
+    a, b = (adapters[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+    torch.testing.assert_close(after[f"{name}.weight"], before[f"{name}.weight"] + 16 * b @ a)  # 32 / 2
 
 
 def test_bfloat16_trains_near_float32_and_is_judged_in_float32(clip: str, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -29,26 +29,34 @@ from torch import Tensor
 from modalign import environment, gap, methods, models, run_folder
 from modalign import recipe as recipes
 from modalign.console import Reporter
-from modalign.data import order, sources
+from modalign.data import mixing, order
 from modalign.data.bad_rows import refuse_above
-from modalign.data.sources import Pairs
+from modalign.data.pictures import files_identity
+from modalign.data.sources import Images, Pairs
+from modalign.embedder import Embedder
 from modalign.errors import DataError, RecipeError
 from modalign.evaluation import suite
 from modalign.evaluation.gate import Gate, check_tolerances, judge, pick_interpolation
 from modalign.evaluation.results import Results
+from modalign.evaluation.suite import Encoded
 from modalign.evaluation.tasks import encode
 from modalign.features import TrunkMemo
 from modalign.methods import Method
-from modalign.models import DualEncoder
+from modalign.models import DualEncoder, VisionEncoder
+from modalign.models.vectors import StoredVectors, VectorModel
+from modalign.models.vision_transform import seen_by
+from modalign.moved import Moved
 from modalign.recipe import Recipe
 from modalign.report import page
-from modalign.training import distributed
+from modalign.training import bare, distributed
+from modalign.training.between import Between
 from modalign.training.checkpoint import write_atomically
 from modalign.training.cost import Cost
-from modalign.training.inputs import Plan, TrainingSet, files_identity, prepare
+from modalign.training.inputs import Plan, TrainingSet, prepare
 from modalign.training.loop import Loop
 from modalign.training.precision import autocast, device, tf32
 from modalign.training.scope import choose
+from modalign.training.trackers import Trackers
 
 SMALLEST_VALIDATION = 20
 
@@ -62,12 +70,14 @@ class Run:
         gate: the verdict per metric, or None when no task was judged.
         strict: whether "cannot tell" fails.
         interpolation: where something got worse: which weights between before and after did not, in one line.
+        certificate: where the text tower did not train: what is certain of the pictures judged, in one line.
     """
 
     folder: Path
     gate: Gate | None
     strict: bool = False
     interpolation: str = ""
+    certificate: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -75,7 +85,8 @@ class Run:
         record = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
         strict = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["evaluation"]["strict"]
         gate = Gate.from_dict(record["gate"]) if record["gate"] is not None else None
-        return cls(folder, gate, bool(strict), (record["interpolation"] or {}).get("sentence", ""))
+        told = [(record.get(key) or {}).get("sentence", "") for key in ("interpolation", "certificate")]
+        return cls(folder, gate, bool(strict), *told)
 
     @property
     def exit_code(self) -> int:
@@ -95,10 +106,11 @@ class Run:
 
 def refine(
     model: str | DualEncoder,
-    data: str | Pairs,
+    data: str | Pairs | Images,
     method: str | Method | None = None,
     *,
     out: str | Path,
+    target: str | VisionEncoder | None = None,
     resume: bool = False,
     recipe: str | Path | None = None,
     silent: bool = False,
@@ -108,9 +120,10 @@ def refine(
 
     Args:
         model: a spec for `modalign.load`, or a loaded model (a copy of it is trained).
-        data: a spec for `modalign.pairs`, or pairs.
+        data: a spec for `modalign.pairs`, or pairs; `images:SPEC` or images for a method that reads no captions.
         method: a name, a method object, or None for the recipe's (CLIP-Refine where it names none).
         out: the run folder; must be new or empty unless `resume`.
+        target: a spec for `modalign.load_vision`, or a loaded vision encoder, for a method that aligns with one.
         resume: go on with the run in `out`.
         recipe: a recipe file or the name of a shipped one, under everything given here.
         silent: no progress on standard error.
@@ -124,8 +137,11 @@ def refine(
         ModalignError: any of its kinds, in one line that says what to do.
     """
     spec = model if isinstance(model, str) else model.spec
+    if isinstance(data, Images):
+        data = mixing.without_captions(data)
     source = data if isinstance(data, str) else data.spec
-    settings: dict[str, Any] = {"model": spec, "data__train": source, **training}
+    aligned = target.spec if isinstance(target, VisionEncoder) else target
+    settings: dict[str, Any] = {"model": spec, "data__train": source, "target": aligned, **training}
     if isinstance(method, str):
         settings["method__name"] = method
     elif method is not None:
@@ -137,6 +153,7 @@ def refine(
         resume=resume,
         model=None if isinstance(model, str) else model,
         pairs=None if isinstance(data, str) else data,
+        target=target if isinstance(target, VisionEncoder) else None,
         reporter=Reporter(silent),
     )
 
@@ -148,6 +165,7 @@ def run_recipe(
     resume: bool = False,
     model: DualEncoder | None = None,
     pairs: Pairs | None = None,
+    target: VisionEncoder | None = None,
     reporter: Reporter | None = None,
     memo: TrunkMemo | None = None,
     cache: Path | None = None,
@@ -160,6 +178,7 @@ def run_recipe(
         resume: go on where the folder stands.
         model: the initial model where it is loaded already; a copy of it is trained.
         pairs: the training pairs where they are read already.
+        target: the vision encoder where it is loaded already.
         reporter: what the user sees.
         memo: image-trunk outputs shared with other runs on the same frozen trunk.
         cache: where frozen features are kept, for runs that share them; None = in the run folder.
@@ -168,22 +187,36 @@ def run_recipe(
         ("model", recipe.model, "--model hf:./my-clip"),
         ("data.train", recipe.data.train, "--data ./pairs"),
     ):
-        if not value:
+        if not value and not (key == "data.train" and recipe.model.startswith("vectors:")):
             raise RecipeError(f"the recipe names no {key}; add it, for example {example}")
     place = device(recipe.device)
     processes = distributed.start(place)
     reporter = reporter if processes.is_main and reporter is not None else Reporter(silent=not processes.is_main)
     if recipe.data.batch_size < processes.world:
         raise RecipeError(f"data.batch_size = {recipe.data.batch_size} is smaller than the {processes.world} processes")
-    job = _Job(recipe, out, place, processes, reporter, memo or TrunkMemo(), cache or out / "cache")
+    job = _Job(
+        recipe,
+        out,
+        place,
+        processes,
+        reporter,
+        memo or TrunkMemo(),
+        cache or (Path(recipe.store) if recipe.store else out / "cache"),
+    )
     if run_folder.look(out, recipe, resume):
         reporter.say(f"{out} is finished already; nothing to do")
         return Run.read(out)
     with tf32(recipe.precision == "tf32"):
-        job.load(model, pairs)
-        job.claim(resume)
-        job.train()
-        return job.conclude()
+        job.load(model, pairs, target)
+        try:
+            job.claim(resume)
+            job.train()
+            return job.conclude()
+        finally:
+            if job.trackers is not None:
+                job.trackers.close()
+            if job.lock is not None:  # else an error that a notebook keeps would keep the folder locked
+                job.lock.close()
 
 
 class _Job:
@@ -203,6 +236,12 @@ class _Job:
         self.processes, self.reporter = processes, reporter
         self.memo, self.cache = memo, cache
         self.began = time.perf_counter()
+        self.cost = Cost()
+        self.loop: Loop | None = None
+        self.lock: IO[str] | None = None
+        self.trackers: Trackers | None = None
+        if processes.is_main:
+            self.trackers = Trackers(recipe.trackers, out, recipe.model_dump(mode="json"), reporter.say)
 
     def claim(self, resume: bool) -> None:
         """Writes what decides the run; on a resume checks that model and data are still those it began with."""
@@ -210,8 +249,16 @@ class _Job:
         told["identity"] = {
             "model": self.model.fingerprint,
             "data": self.pairs.fingerprint,
-            "pictures": files_identity(self.pairs),
+            "pictures": files_identity(self.pairs.paths),
         }
+        for aligned in (self.target, self.vectors):
+            if aligned is not None:
+                told["identity"]["target"] = aligned.fingerprint
+        if self.held is not None:
+            told["identity"]["held-out pictures"] = files_identity(self.held.paths)
+        if self.suite is not None:
+            told["identity"]["evaluation data"] = self.suite.identity
+        told["folder"] = str(Path.cwd())  # where relative specs of model and data begin
         self.processes.barrier()  # every process has looked before the main one writes
         if self.processes.is_main:
             self.lock = run_folder.lock(self.out)
@@ -225,8 +272,8 @@ class _Job:
             run_folder.claim(self.out, self.recipe, told)
         self.processes.barrier()
 
-    def load(self, model: DualEncoder | None, pairs: Pairs | None) -> None:
-        """Model, method, pairs; everything a user can get wrong fails here, before anything is computed."""
+    def load(self, model: DualEncoder | None, pairs: Pairs | None, target: VisionEncoder | None) -> None:
+        """Model, method, pairs, target; everything a user can get wrong fails here, before anything is computed."""
         recipe = self.recipe
         with torch.random.fork_rng(devices=[]):  # a method's own parameters start alike on every process
             torch.manual_seed(recipe.seed)
@@ -234,42 +281,65 @@ class _Job:
         self.precision = autocast(recipe.precision, self.place)
         self.model = model.frozen_copy() if model is not None else models.load(recipe.model)
         self.model.to(self.place)
-        columns = {"image_column": recipe.data.image_column, "text_column": recipe.data.text_column}
+        self.vectors: StoredVectors | None = None
+        if isinstance(self.model, VectorModel):
+            self.vectors = bare.read_target(self.model, self.method, recipe)
+            pairs = self.model.vectors.as_pairs() if self.model.vectors is not None else None
         if pairs is None:
-            pairs = sources.pairs(recipe.data.train, max_bad=recipe.data.max_bad, **columns)
+            pairs = mixing.read(
+                recipe.data.train,
+                image_column=recipe.data.image_column,
+                text_column=recipe.data.text_column,
+                max_bad=recipe.data.max_bad,
+            )
+        if not pairs.captions and ("text" in self.method.towers or "frozen_text" in self.method.needs):
+            raise RecipeError(
+                f"method {self.method.name!r} reads captions and {pairs.spec} has none; name pairs, or use a method "
+                "that trains the image tower alone, such as kuea"
+            )
         self.held: Pairs | None = None
         if recipe.data.validation > 0:
             pairs, self.held = pairs.split_off(recipe.data.validation, recipe.seed)
+        pairs = pairs.subset(fraction=recipe.data.fraction, limit=recipe.data.limit, seed=recipe.seed)
         self.pairs = pairs
-        self.scope = choose(self.model, self.method, recipe)
+        self.scope = choose(self.model, self.method, recipe, self.processes.world)
+        self.target: VisionEncoder | None = None
+        if recipe.target and self.vectors is None:
+            found = target if target is not None else models.load_vision(recipe.target)
+            self.target = seen_by(found, self.model, recipe.target_preprocess).to(self.place)
         size = recipe.data.batch_size
         order.steps_per_epoch(len(pairs), size, recipe.data.drop_last)
+        if pairs.weights:  # the first batch tells whether every source has its share
+            order.mixed_batch(recipe.seed, 0, pairs.members, pairs.weights, size, recipe.data.drop_last)
         if not recipe.data.drop_last and 0 < len(pairs) % size < self.processes.world:
             raise RecipeError(
                 f"the last batch of {len(pairs) % size} rows is smaller than the {self.processes.world} processes; "
                 "set data.drop_last=true or another data.batch_size"
             )
         tasks, templates = recipe.evaluation.tasks, recipe.evaluation.templates
-        self.suite = suite.prepare(tasks, templates=templates) if tasks else None
-        self.initial = {name: p.detach().to("cpu", copy=True) for name, p in self.scope.trained.items()}
+        limit = recipe.data.max_bad
+        self.suite = suite.prepare(tasks, templates=templates, max_bad=limit) if tasks else None
+        self.between = Between(self.scope.changing)
 
     def _judge_validation(self, held: TrainingSet | None) -> None:
-        """Without a task in the recipe: retrieval on the held-out rows, where there are enough of them."""
-        if held is None or len(held.pairs) < SMALLEST_VALIDATION:
+        """Without a task in the recipe: retrieval on the held-out rows, or their drift where they have no captions."""
+        if held is None or not held.captions or len(held.pairs) < SMALLEST_VALIDATION:
             rows = f"{len(held.pairs)} validation rows (20 are needed)" if held is not None else "no validation split"
+            if held is not None and not held.captions:
+                rows = "validation rows without captions"
             self.reporter.say(
                 f"warning: no --eval task and {rows}, so nothing will be judged before and after; "
                 "add --eval retrieval:SPEC or set a larger data.validation, such as --set data.validation=0.1"
             )
+        if held is None or len(held.pairs) < SMALLEST_VALIDATION:
             return
         if self.processes.is_main:
             listed = run_folder.write_validation(self.out, held.pairs)
-            self.suite = suite.prepare([f"retrieval:{listed}"])
+            self.suite = suite.prepare([f"retrieval:{listed}" if held.captions else f"drift:images:{listed}"])
 
     def train(self) -> None:
         """Stores the frozen signals, judges the initial model and trains."""
-        recipe, reporter = self.recipe, self.reporter
-        cost = Cost()
+        recipe, reporter, cost = self.recipe, self.reporter, self.cost
         begin = time.perf_counter()
         data, held = self._prepare(self.pairs, self.scope.plan), None
         if self.held is not None and len(self.held) > 1:
@@ -283,23 +353,41 @@ class _Job:
         refuse_above(recipe.data.max_bad, [str(row) for row in bad], len(self.pairs), "images cannot be read")
         for row in bad:
             reporter.say(f"left out: {row}")
-        if self.suite is None:
+        if self.suite is None and self.vectors is None:
             self._judge_validation(held)
+        if self.suite is not None:
+            fixed = "text" not in self.scope.parameters
+            aligned = self.target is not None and self.method.towers != {"text"}
+            self.moved = Moved(self.suite, self.out / "evaluation", recipe.model, text_fixed=fixed, aligned=aligned)
         self.before: Results | None = None
         with cost.timed("evaluation"):
             if self.processes.is_main:
                 self.before = self._judge("before")
-                if self.before is not None:
+                if self.before is not None and self.before.tasks:
                     check_tolerances(self.before, recipe.evaluation.tolerance)
             self.processes.barrier()
         if self.method.needs_fit:
-            self.method.fit(data.features["image"], data.features["text"])
-        self.loop = Loop(
-            self.model, self.method, recipe, self.scope, data, held, self.out, self.processes, reporter, cost
-        )
+            named = {"image": "frozen_image", "text": "frozen_text", "target": "target"}
+            self.method.fit({named[name]: rows[:] for name, rows in data.features.items()})
         for prepared in (data, held):
             for tower, count in prepared.passes.items() if prepared is not None else ():
                 cost.forward[tower] += count
+        if not self.method.towers:  # fitted, not trained
+            return
+        self.loop = Loop(
+            self.model,
+            self.method,
+            recipe,
+            self.scope,
+            data,
+            held,
+            self.out,
+            self.processes,
+            reporter,
+            cost,
+            self.trackers,
+            self.target,
+        )
         spent = sum(cost.seconds.values())
         if self.loop.restore():
             reporter.say(f"resuming after step {self.loop.step} of {self.loop.steps}")
@@ -307,6 +395,8 @@ class _Job:
         self.loop.run()
 
     def _prepare(self, pairs: Pairs, plan: Plan) -> TrainingSet:
+        if self.vectors is not None and isinstance(self.model, VectorModel):
+            return bare.prepare(self.model, self.vectors, pairs)
         return prepare(
             self.model,
             pairs,
@@ -317,6 +407,7 @@ class _Job:
             self.reporter,
             self.precision,
             self._shared_memo,
+            self.target,
         )
 
     @property
@@ -332,27 +423,36 @@ class _Job:
         if name == "before" and kept.is_file():
             with contextlib.suppress(DataError):
                 found = Results.load(kept)
-                if found.model["fingerprint"] == self.model.fingerprint:
+                if found.model["fingerprint"] == self.model.fingerprint and self.moved.recall():
                     return found
-        results = self._evaluate(name)
+        encoded = self._encode(name)
+        self.moved.keep(name, encoded)
+        results = self._score(encoded)
+        results.drift = self.moved.drift()
         if results.features is not None:
             run_folder.write_features(folder, name, results.features)
         kept.parent.mkdir(exist_ok=True)
         results.save(kept)
         return results
 
-    def _evaluate(self, name: str) -> Results:
+    def _encode(self, name: str) -> Encoded:
         assert self.suite is not None
-        settings, seed = self.recipe.evaluation, self.recipe.seed
+        settings = self.recipe.evaluation
         with tf32(False), self.reporter.progress(f"evaluating {name}", len(self.suite.paths), "pictures") as update:
             encoded = encode(
                 self.model,
                 self.suite,
                 batch_size=settings.batch_size,
                 workers=self.recipe.data.workers,
+                max_bad=self.recipe.data.max_bad,
                 memo=self._shared_memo,
                 progress=lambda done, _: update(done),
             )
+        return self._replaced(encoded) if name == "after" and not self.method.towers else encoded
+
+    def _score(self, encoded: Encoded) -> Results:
+        assert self.suite is not None
+        settings, seed = self.recipe.evaluation, self.recipe.seed
         return self.suite.score(
             encoded,
             model={"spec": self.recipe.model, "fingerprint": self.model.fingerprint},
@@ -361,35 +461,64 @@ class _Job:
             seed=seed,
         )
 
+    def _replaced(self, encoded: Encoded) -> Encoded:
+        """What a method without a tower puts in place of the image features."""
+        stood_in = self.method.stand_in(self._target_features(encoded.kept))
+        assert stood_in is not None
+        return replace(encoded, image=stood_in)
+
+    def _target_features(self, pictures: Tensor) -> Tensor:
+        """What the target says of some of the suite's pictures, by number, through the run's store."""
+        assert self.suite is not None
+        assert self.target is not None
+        wanted = self.suite.of(pictures)
+        embedder = Embedder(
+            self.cache,
+            batch_size=self.recipe.evaluation.batch_size,
+            workers=self.recipe.data.workers,
+            reporter=self.reporter,
+        )
+        return embedder.images(self.target, wanted.paths, wanted.wheres).rows[:]
+
     def conclude(self) -> Run:
         """Saves the model, judges it, compares, writes the report."""
         gate: Gate | None = None
         if self.processes.is_main:
-            with self.loop.cost.timed("other"):
-                self.model.save(self.out / "model")
-            with self.loop.cost.timed("evaluation"):
+            with self.cost.timed("other"):
+                if self.method.towers:
+                    self.model.save(self.out / "model")
+                else:
+                    run_folder.write_stand_in(self.out, self.method.module())
+                if self.scope.adapters is not None:
+                    self.scope.adapters.write(self.out / "adapter")
+            with self.cost.timed("evaluation"):
                 after = self._judge("after")
                 interpolation = None
-                if self.before is not None and after is not None:
+                moved = self.moved.record(self._target_features, self.method.kernels) if after is not None else {}
+                if self.before is not None and after is not None and after.tasks:
                     settings = self.recipe.evaluation
                     gate = judge(
                         self.before, after, settings.tolerance, resamples=settings.resamples, seed=self.recipe.seed
                     )
-                    if gate.worst == "worse":
+                    if gate.worst == "worse" and self.loop is not None:
                         interpolation = self._interpolate()
+                    if self.trackers is not None:
+                        self.trackers.conclude(gate.to_numbers(), self.loop.steps if self.loop is not None else 0)
             record = {
                 "gap": self._gap(),
                 "before": self.before.to_dict() if self.before is not None else None,
                 "after": after.to_dict() if after is not None else None,
                 "gate": gate.to_dict() if gate is not None else None,
                 "interpolation": interpolation,
+                **moved,
             }
             write_atomically(self.out / "evaluation.json", json.dumps(record))
             frozen = sum(p.numel() for p in self.model.module.parameters() if not p.requires_grad)
-            trained = [*self.loop.trained.values(), *self.loop.method_parameters.values()]
+            loop = self.loop
+            trained = [*loop.trained.values(), *loop.method_parameters.values()] if loop is not None else []
             elapsed = time.perf_counter() - self.began
-            self.loop.cost.spend("other", max(0.0, elapsed - sum(self.loop.cost.seconds.values())))
-            cost = self.loop.cost.report(sum(p.numel() for p in trained), frozen)
+            self.cost.spend("other", max(0.0, elapsed - sum(self.cost.seconds.values())))
+            cost = self.cost.report(sum(p.numel() for p in trained), frozen)
             write_atomically(self.out / "cost.json", json.dumps(cost, indent=1))
             page.write(self.out)
         self.processes.barrier()
@@ -400,16 +529,15 @@ class _Job:
         pairs = [run_folder.read_first_pairs(self.out / "features", name) for name in ("before", "after")]
         if pairs[0] is None or pairs[1] is None or len(pairs[0][0]) < 3:
             return None
-        seed = self.recipe.seed
-        changes = gap.change(pairs[0], pairs[1], seed=seed)
-        before, after = (gap.measure(*features, seed=seed).to_dict() for features in (pairs[0], pairs[1]))
-        return {"before": before, "after": after, "change": {name: asdict(c) for name, c in changes.items()}}
+        told = gap.compare(pairs[0], pairs[1], seed=self.recipe.seed)
+        if told.collapse is not None:
+            self.reporter.say(f"warning: {told.collapse}")
+        return told.to_dict()
 
     def _interpolate(self) -> dict[str, Any]:
         """Names the weights between before and after that are not worse; leaves the model as it was."""
         self.reporter.say("something got worse: looking for weights between before and after that are not")
-        refined = {name: p.detach().to("cpu", copy=True) for name, p in self.scope.trained.items()}
-        try:
+        with self.between.kept() as refined:
             picked = pick_interpolation(
                 lambda weight: self._at(weight, refined),
                 self.recipe.evaluation.tolerance,
@@ -417,15 +545,8 @@ class _Job:
                 seed=self.recipe.seed,
                 resamples=self.recipe.evaluation.resamples,
             )
-        finally:
-            self._set(refined)
         return picked.to_dict()
 
     def _at(self, weight: float, refined: Mapping[str, Tensor]) -> Results:
-        self._set({name: torch.lerp(self.initial[name], refined[name], weight) for name in refined})
-        return self._evaluate(f"weight {weight:g}")
-
-    def _set(self, weights: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.scope.trained.items():
-                parameter.copy_(weights[name])
+        self.between.put(refined, weight)
+        return self._score(self._encode(f"weight {weight:g}"))

@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("text", ["zero-shot", "zero-shot:", "captioning:coco", "retrieval", ""])
 def test_a_task_that_cannot_be_read_is_named(text: str) -> None:
-    with pytest.raises(RecipeError, match="write zero-shot:SPEC or retrieval:SPEC"):
+    with pytest.raises(RecipeError, match="write zero-shot:SPEC, retrieval:SPEC, knn:SPEC or drift:SPEC"):
         parse_task(text)
 
 

@@ -130,10 +130,10 @@ def test_every_picture_is_embedded_and_described(document: Document) -> None:
 
 
 def test_every_table_has_headers_for_its_columns_and_rows(document: Document) -> None:
-    assert len(document.all("table")) == 3
-    assert len([th for th in document.all("th") if th.get("scope") == "col"]) == 8 + 4 + 4
-    # 6 metrics, 11 gap measures, and all of them again beside the control.
-    assert len([th for th in document.all("th") if th.get("scope") == "row"]) == 6 + 11 + 17
+    assert len(document.all("table")) == 4
+    assert len([th for th in document.all("th") if th.get("scope") == "col"]) == 8 + 4 + 4 + 4
+    # 6 metrics, 28 gap measures (8 of them shown at once), and the metrics and 11 measures again beside the control.
+    assert len([th for th in document.all("th") if th.get("scope") == "row"]) == 6 + 28 + 6 + 11
 
 
 def test_captions_and_file_names_are_text_and_never_markup(html: str, document: Document) -> None:
@@ -206,6 +206,13 @@ def test_an_evaluation_of_another_shape_never_stops_the_page(tmp_path: Path, tex
     assert "Resolved recipe" in document.text
     (box,) = re.findall(r"No verdict[^.]*?(evaluation.json|No task).*? This makes it: modalign \w+", document.text)
     assert box
+
+
+def test_a_collapse_is_warned_of_and_its_text_is_no_markup(copy: Path) -> None:
+    evaluation = json.loads((copy / "evaluation.json").read_text())
+    evaluation["gap"] = {**(evaluation.get("gap") or {}), "collapse": "collapse: the <b>raw gap fell"}
+    (copy / "evaluation.json").write_text(json.dumps(evaluation))
+    assert "Warning. Collapse: the <b>raw gap fell." in " ".join(written(copy).text.split())
 
 
 def test_a_run_that_judged_nothing_tells_how_to_judge_it(copy: Path) -> None:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 GAP_EXAMPLE = "Example: modalign gap --embeddings image.npy text.npy --json gap.json"
 EVALUATE_EXAMPLE = (
-    "Examples: modalign evaluate --model hf:./my-clip --task retrieval:flickr30k:data/f30k@test\n\n"
-    "modalign evaluate --model runs/kuea --task drift:data/pets --task knn:data/pets"
+    "Example: modalign evaluate --model hf:./my-clip --task retrieval:flickr30k:data/f30k@test\n\n"
+    "Example: modalign evaluate --model runs/kuea --task drift:data/pets --task knn:data/pets"
 )
 COMPARE_EXAMPLE = "Example: modalign compare hf:./my-clip runs/coco --task retrieval:flickr30k:data/f30k@test"
 

@@ -137,6 +137,21 @@ class Gate:
             "rows": rows,
         }
 
+    def to_numbers(self) -> dict[str, Any]:
+        """{"gate": {metric: before, after, difference and its interval's ends}}, for a chart."""
+        return {
+            "gate": {
+                row.metric: {
+                    "before": row.before,
+                    "after": row.after,
+                    "difference": row.difference,
+                    "low": row.interval[0],
+                    "high": row.interval[1],
+                }
+                for row in self.rows
+            }
+        }
+
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Gate:
         """Reads what `to_dict` wrote."""

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from modalign.data.pictures import Picture
 from modalign.errors import DataError
+from modalign.evaluation.certificate import Certified
 from modalign.evaluation.statistics import Average, Floats, bootstrap_interval, mean
 
 FORMAT = "modalign.results/1"
-TaskName = Literal["zero_shot", "retrieval"]
+TaskName = Literal["zero_shot", "retrieval", "knn"]
 Ids = NDArray[np.int64]
 
 
@@ -115,7 +117,7 @@ class TaskResult:
     """One task's metrics and how they were taken.
 
     Attributes:
-        task: "zero_shot" or "retrieval".
+        task: "zero_shot", "retrieval" or "knn".
         spec: the data spec.
         protocol: split, prompts, samples, classes or captions, rules for ties and identical captions, and "examples",
             a hash of what was judged; JSON values only. Two results are comparable when it is equal.
@@ -148,7 +150,7 @@ class Features:
 
     image: Tensor
     text: Tensor
-    paths: list[Path]
+    paths: list[Picture]
     captions: list[str]
     image_of_text: Tensor
 
@@ -163,6 +165,7 @@ class Results:
         gap: the `GapReport` of the first retrieval task as a dictionary, or None.
         environment: versions, seed and machine.
         features: for the report, where there is a retrieval task; never written to JSON.
+        drift: one certificate a drift task, in the order asked for.
     """
 
     model: dict[str, Any]
@@ -170,6 +173,7 @@ class Results:
     gap: dict[str, Any] | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     features: Features | None = None
+    drift: list[Certified] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -203,6 +207,7 @@ class Results:
             "tasks": tasks,
             "gap": self.gap,
             "environment": self.environment,
+            "drift": [found.to_dict() for found in self.drift],
         }
 
     @classmethod
@@ -217,7 +222,8 @@ class Results:
             )
             for result in stored["tasks"]
         ]
-        return cls(stored["model"], tasks, stored["gap"], stored["environment"])
+        drift = [Certified.from_dict(found) for found in stored.get("drift", ())]
+        return cls(stored["model"], tasks, stored["gap"], stored["environment"], drift=drift)
 
     def save(self, path: Path | str) -> None:
         """Writes JSON under a temporary name, then renames it."""

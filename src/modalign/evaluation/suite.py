@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
 from modalign.data import sources
-from modalign.data.records import Labelled, LabelledRow, PairRow, Pairs, real_paths
+from modalign.data.pictures import Picture, files_identity, real_paths
+from modalign.data.records import Images, Labelled, Pairs
 from modalign.errors import DataError, RecipeError
-from modalign.evaluation import retrieval, zero_shot
+from modalign.evaluation import scoring
 from modalign.evaluation.prompts import Prompts, read_prompts
-from modalign.evaluation.results import Features, Metric, Results, TaskResult
+from modalign.evaluation.results import Features, Results
+from modalign.evaluation.scoring import AnyTask, Drift, Encoded, Neighbours, Retrieval, ZeroShot
 from modalign.gap import measure
 
-Kind = Literal["zero-shot", "retrieval"]
+__all__ = ["Encoded", "Suite", "Task", "parse_task", "prepare"]
+
+Kind = Literal["zero-shot", "retrieval", "knn", "drift"]
 GAP_RESAMPLES = 1_000
 
 
@@ -38,47 +37,18 @@ class Task:
 
 
 def parse_task(text: str) -> Task:
-    """Reads "zero-shot:SPEC" or "retrieval:SPEC"; everything after the first colon is the data spec.
+    """Reads "zero-shot:SPEC", "retrieval:SPEC", "knn:SPEC" or "drift:SPEC"; everything after the first colon is SPEC.
 
     Raises:
         RecipeError: another kind, or no spec.
     """
     kind, _, spec = text.partition(":")
-    if kind not in ("zero-shot", "retrieval") or not spec:
+    if kind not in get_args(Kind) or not spec:
         raise RecipeError(
-            f"task {text!r}: write zero-shot:SPEC or retrieval:SPEC, such as retrieval:flickr30k:data@test"
+            f"task {text!r}: write zero-shot:SPEC, retrieval:SPEC, knn:SPEC or drift:SPEC, "
+            "such as retrieval:flickr30k:data@test"
         )
-    return Task("zero-shot" if kind == "zero-shot" else "retrieval", spec)
-
-
-@dataclass(frozen=True)
-class _ZeroShot:
-    data: Labelled
-    pictures: Tensor  # N numbers of the suite's pictures
-    prompts: Prompts
-    strings: Tensor  # C×T numbers of the suite's strings
-
-
-@dataclass(frozen=True)
-class _Retrieval:
-    data: Pairs
-    pictures: Tensor  # M numbers of the suite's pictures, one a caption
-    strings: Tensor  # M numbers of the suite's strings
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The features of a suite's pictures and strings.
-
-    Attributes:
-        image: K×d, raw, the pictures that could be read.
-        kept: K positions in `Suite.paths`.
-        text: S×d, raw, one row a string of `Suite.strings`.
-    """
-
-    image: Tensor
-    kept: Tensor
-    text: Tensor
+    return Task(cast(Kind, kind), spec)
 
 
 @dataclass(frozen=True)
@@ -86,16 +56,39 @@ class Suite:
     """Tasks whose pictures and strings are numbered together, so that each is embedded once.
 
     Attributes:
-        paths: the distinct picture files over all tasks.
+        paths: the distinct pictures over all tasks.
         wheres: where each was first named, for messages.
         strings: the distinct captions and prompts over all tasks.
         tasks: the data of each task.
     """
 
-    paths: list[Path]
+    paths: list[Picture]
     wheres: list[str]
     strings: list[str]
-    tasks: tuple[_ZeroShot | _Retrieval, ...]
+    tasks: tuple[AnyTask, ...]
+
+    @property
+    def identity(self) -> str:
+        """A hash of what is judged: tasks, strings, labels, and every picture's path, size and modification time."""
+        facts: list[Any] = [files_identity(self.paths), self.strings]
+        for task in self.tasks:
+            facts += [task.data.spec, task.pictures.tolist()]
+            if isinstance(task, ZeroShot | Retrieval):
+                facts.append(task.strings.tolist())
+            elif isinstance(task, Drift) and task.classes is not None:
+                facts += [task.classes.pictures.tolist(), task.classes.strings.tolist()]
+            facts += [task.data.labels.tolist()] if isinstance(task.data, Labelled) else []
+        return scoring.digest(facts)
+
+    @property
+    def drifts(self) -> list[Drift]:
+        """The drift tasks."""
+        return [task for task in self.tasks if isinstance(task, Drift)]
+
+    def of(self, pictures: Tensor) -> Suite:
+        """Only these pictures, by number, to be embedded without any task."""
+        paths, wheres = ([values[number] for number in pictures.tolist()] for values in (self.paths, self.wheres))
+        return replace(self, paths=paths, wheres=wheres, strings=[], tasks=())
 
     def score(
         self,
@@ -118,33 +111,47 @@ class Suite:
             gap: measure the gap on the first retrieval task (each picture with its first caption).
 
         Returns:
-            The `Results`.
+            The `Results`, without drift, which needs the features of a model before as well.
 
         Raises:
             DataError: none of a task's pictures could be read.
         """
-        row = torch.full((len(self.paths),), -1)
-        row[encoded.kept] = torch.arange(len(encoded.kept))
+        row = encoded.rows(len(self.paths))
         results = Results(model, [], None, environment or {})
         for task in self.tasks:
-            if isinstance(task, _ZeroShot):
-                results.tasks.append(_score_zero_shot(task, encoded, row, resamples, seed))
-                continue
-            result, features = _score_retrieval(task, self, encoded, row, resamples, seed)
-            results.tasks.append(result)
-            if results.features is None:
-                results.features = features
-                results.gap = _gap(features, task.data.spec, min(resamples, GAP_RESAMPLES), seed) if gap else None
+            if isinstance(task, ZeroShot):
+                results.tasks.append(scoring.score_zero_shot(task, encoded, row, resamples, seed))
+            elif isinstance(task, Neighbours):
+                results.tasks.append(scoring.score_knn(task, encoded, row, resamples, seed))
+            elif isinstance(task, Retrieval):
+                result, features = scoring.score_retrieval(
+                    task, self.paths, self.strings, encoded, row, resamples, seed
+                )
+                results.tasks.append(result)
+                if results.features is None:
+                    results.features = features
+                    results.gap = _gap(features, task.data.spec, min(resamples, GAP_RESAMPLES), seed) if gap else None
         return results
 
 
-def prepare(tasks: Sequence[str | Task], *, templates: str = "single", max_bad: int = 0) -> Suite:
+def prepare(
+    tasks: Sequence[str | Task],
+    *,
+    templates: str = "single",
+    max_bad: int = 0,
+    image_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
+) -> Suite:
     """Reads the data of all tasks and numbers their pictures and strings together.
 
     Args:
-        tasks: "zero-shot:SPEC" or "retrieval:SPEC", each once.
+        tasks: "zero-shot:SPEC", "retrieval:SPEC", "knn:SPEC" or "drift:SPEC", each once.
         templates: "single", "openai80" or a file (see `read_prompts`).
         max_bad: rows that may be bad in each data source.
+        image_column: as for `modalign.pairs`, for all tasks whose data has columns.
+        text_column: likewise, of retrieval.
+        label_column: likewise, of labelled data.
 
     Returns:
         The `Suite`.
@@ -159,34 +166,78 @@ def prepare(tasks: Sequence[str | Task], *, templates: str = "single", max_bad: 
     if twice := [str(task) for position, task in enumerate(parsed) if task in parsed[:position]]:
         raise RecipeError(f"task {twice[0]} is named twice: name it once")
     prompts = read_prompts(templates)
-    read = [
-        sources.labelled(task.spec, max_bad=max_bad)
-        if task.kind == "zero-shot"
-        else sources.pairs(task.spec, max_bad=max_bad)
-        for task in parsed
-    ]
-    for data in read:
+    reading = _Reading(prompts, image_column, text_column, label_column, max_bad)
+    built = tuple([reading.task(task) for task in parsed])
+    return Suite(reading.paths, reading.wheres, list(reading.strings.known), built)
+
+
+@dataclass
+class _Reading:
+    """Reads one task after the other and numbers what they share."""
+
+    prompts: Prompts
+    image_column: str | None
+    text_column: str | Sequence[str] | None
+    label_column: str | None
+    max_bad: int
+
+    def __post_init__(self) -> None:
+        self.pictures, self.strings = _Numbers(), _Numbers()
+        self.paths: list[Picture] = []
+        self.wheres: list[str] = []
+
+    def task(self, task: Task) -> AnyTask:
+        """The data of one task."""
+        if task.kind == "retrieval":
+            pairs = sources.pairs(
+                task.spec, image_column=self.image_column, text_column=self.text_column, max_bad=self.max_bad
+            )
+            numbers = self._numbered(pairs)
+            return Retrieval(
+                pairs, numbers[pairs.caption_rows], self.strings([caption.strip() for caption in pairs.captions])
+            )
+        if task.kind == "drift":
+            return self._drift(task.spec)
+        data = self._labelled(task.spec)
+        if task.kind == "zero-shot":
+            return self._zero_shot(data)
+        _check_classes(data, "classification by neighbours")
+        return Neighbours(data, self._numbered(data))
+
+    def _labelled(self, spec: str) -> Labelled:
+        return sources.labelled(
+            spec, image_column=self.image_column, label_column=self.label_column, max_bad=self.max_bad
+        )
+
+    def _zero_shot(self, data: Labelled) -> ZeroShot:
+        _check_classes(data, "zero-shot classification")
+        _check_names(data)
+        numbers = self._numbered(data)
+        texts = [prompt.strip() for name in data.class_names for prompt in self.prompts(name)]
+        return ZeroShot(data, numbers, self.prompts, self.strings(texts).view(len(data.class_names), -1))
+
+    def _drift(self, spec: str) -> Drift:
+        """Pictures of any spec, and its classes where it has some that a prompt can name."""
+        plain = spec.removeprefix("images:")
+        images = sources.images(plain, image_column=self.image_column, max_bad=self.max_bad)
+        numbers = self._numbered(images)
+        if plain != spec:
+            return Drift(images, numbers, None, "the spec says images")
+        try:
+            classes = self._zero_shot(self._labelled(spec))
+        except DataError as problem:
+            return Drift(images, numbers, None, str(problem))
+        return Drift(images, numbers, classes)
+
+    def _numbered(self, data: Pairs | Images | Labelled) -> Tensor:
         if not len(data):
             raise DataError(f"{data.spec} holds nothing to judge: name data with at least one row")
-    pictures, strings = _Numbers(), _Numbers()
-    wheres: dict[int, str] = {}
-    paths: dict[int, Path] = {}
-    built: list[_ZeroShot | _Retrieval] = []
-    for data in read:
-        numbers = pictures(real_paths(data.paths))
-        rows: Sequence[PairRow | LabelledRow] = data.rows
-        for number, source in zip(numbers.tolist(), rows, strict=True):
-            wheres.setdefault(number, source.where)
-            paths.setdefault(number, source.path)
-        if isinstance(data, Labelled):
-            _check_names(data)
-            texts = [prompt.strip() for name in data.class_names for prompt in prompts(name)]
-            built.append(_ZeroShot(data, numbers, prompts, strings(texts).view(len(data.class_names), -1)))
-        else:
-            texts = [caption.strip() for caption in data.captions]
-            built.append(_Retrieval(data, numbers[data.caption_rows], strings(texts)))
-    order = range(len(paths))
-    return Suite([paths[i] for i in order], [wheres[i] for i in order], list(strings.known), tuple(built))
+        numbers = self.pictures(real_paths(data.paths))
+        for number, path, where in zip(numbers.tolist(), data.paths, data.wheres, strict=True):
+            if number == len(self.paths):
+                self.paths.append(path)
+                self.wheres.append(where)
+        return numbers
 
 
 class _Numbers:
@@ -199,9 +250,12 @@ class _Numbers:
         return torch.tensor([self.known.setdefault(key, len(self.known)) for key in keys], dtype=torch.long)
 
 
-def _check_names(data: Labelled) -> None:
+def _check_classes(data: Labelled, what: str) -> None:
     if len(data.class_names) < 2:
-        raise DataError(f"{data.spec} has {len(data.class_names)} class: zero-shot classification needs at least 2")
+        raise DataError(f"{data.spec} has {len(data.class_names)} class: {what} needs at least 2")
+
+
+def _check_names(data: Labelled) -> None:
     first: dict[str, int] = {}
     for label, name in enumerate(data.class_names):
         if first.setdefault(name.strip(), label) != label:
@@ -209,75 +263,6 @@ def _check_names(data: Labelled) -> None:
                 f"{data.spec}: classes {first[name.strip()]} and {label} are both called {name!r}, "
                 "so no prompt can tell them apart; rename one"
             )
-
-
-def _score_zero_shot(task: _ZeroShot, encoded: Encoded, row: Tensor, resamples: int, seed: int) -> TaskResult:
-    readable = row[task.pictures] >= 0
-    pictures, labels = task.pictures[readable], task.data.labels[readable]
-    if not len(pictures):
-        raise DataError(f"{task.data.spec}: none of its {len(task.pictures):,} pictures can be read; check the files")
-    weights = zero_shot.class_weights(encoded.text[task.strings])
-    outcomes = zero_shot.zero_shot_outcomes(encoded.image[row[pictures]], weights, labels)
-    metric = partial(Metric.of, clusters=pictures.numpy(), resamples=resamples, seed=seed)
-    metrics = [metric(name, values) for name, values in outcomes.items()]
-    metrics.append(metric("mean_per_class_recall", outcomes["acc1"], strata=labels.numpy(), average="strata"))
-    names, rows = task.data.class_names, task.data.rows
-    judged = [[rows[i].path.name, names[rows[i].label]] for i in readable.nonzero().flatten().tolist()]
-    protocol = {
-        "split": _split_of(task.data.spec),
-        "samples": len(pictures),
-        "left_out": int((~readable).sum()),
-        "classes": len(names),
-        "classes_with_pictures": len(labels.unique()),
-        "prompts": task.prompts.name,
-        "templates": [template.replace("{}", "{class}") for template in task.prompts.templates],
-        "ties": zero_shot.TIES,
-        "examples": _digest([list(names), judged]),
-    }
-    return TaskResult("zero_shot", task.data.spec, protocol, {m.name: m for m in metrics})
-
-
-def _score_retrieval(
-    task: _Retrieval, suite: Suite, encoded: Encoded, row: Tensor, resamples: int, seed: int
-) -> tuple[TaskResult, Features]:
-    readable = row[task.pictures] >= 0
-    strings = task.strings[readable]
-    if not len(strings):
-        raise DataError(f"{task.data.spec}: none of its {len(task.data):,} pictures can be read; check the files")
-    numbers, image_of_text = torch.unique(task.pictures[readable], return_inverse=True)
-    image, text = encoded.image[row[numbers]], encoded.text[strings]
-    outcomes = retrieval.retrieval_outcomes(image, text, image_of_text, strings)
-    # Queries with the same string have the same outcome: they are drawn together, with their pictures' other captions.
-    ids = {
-        "image_to_text": {"clusters": numbers.numpy()},
-        "text_to_image": {
-            "clusters": retrieval.linked_captions(image_of_text, strings).numpy(),
-            "pictures": numbers[image_of_text].numpy(),
-        },
-    }
-    metrics = {
-        name: Metric.of(name, values, resamples=resamples, seed=seed, **ids[name.rpartition("_")[0]])
-        for name, values in outcomes.items()
-    }
-    captions = [suite.strings[i] for i in strings.tolist()]
-    paths = [suite.paths[i] for i in numbers.tolist()]
-    sizes = torch.bincount(image_of_text)
-    alike = torch.unique(strings, return_counts=True)[1]
-    fewest, most = int(sizes.min()), int(sizes.max())
-    owners = image_of_text.tolist()
-    protocol = {
-        "split": task.data.split or _split_of(task.data.spec),
-        "samples": len(numbers),
-        "left_out": len(task.pictures.unique()) - len(numbers),
-        "captions": len(captions),
-        "captions_per_image": f"{fewest}" if fewest == most else f"{fewest} to {most}",
-        "captions_not_unique": int(alike[alike > 1].sum()),
-        "identical_captions": retrieval.IDENTICAL_CAPTIONS,
-        "ties": retrieval.TIES,
-        "examples": _digest([[paths[i].name, c] for i, c in zip(owners, captions, strict=True)]),
-    }
-    result = TaskResult("retrieval", task.data.spec, protocol, metrics)
-    return result, Features(image, text, paths, captions, image_of_text)
 
 
 def _gap(features: Features, spec: str, resamples: int, seed: int) -> dict[str, Any] | None:
@@ -289,12 +274,3 @@ def _gap(features: Features, spec: str, resamples: int, seed: int) -> dict[str, 
     first.scatter_reduce_(0, features.image_of_text, torch.arange(len(features.captions)), "amin")
     report = measure(features.image, features.text[first], seed=seed, resamples=resamples)
     return {**report.to_dict(), "spec": spec, "pairing": "each picture with its first caption"}
-
-
-def _split_of(spec: str) -> str:
-    """What a spec calls its split: its last part ("coco:data@val2017" → "val2017", a folder → its name)."""
-    return re.split(r"[@:/\\]", spec.rstrip("/\\"))[-1]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")).hexdigest()[:16]

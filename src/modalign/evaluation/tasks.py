@@ -2,62 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from modalign import environment
+from modalign.console import Reporter, Update
+from modalign.embedder import Embedder
+from modalign.encoders import Tower
+from modalign.errors import RecipeError
+from modalign.evaluation.certificate import Certified
+from modalign.evaluation.certifying import certificate, drift_results, need_base, same_text
 from modalign.evaluation.results import Results
 from modalign.evaluation.suite import Encoded, Suite, Task, parse_task, prepare
 from modalign.features import Progress, TrunkMemo, image_features, text_features
 from modalign.models.dual_encoder import DualEncoder
 
-__all__ = ["Results", "Task", "encode", "evaluate", "parse_task"]
+__all__ = ["Results", "Task", "encode", "evaluate", "evaluate_both", "parse_task"]
 
 
 def evaluate(
     model: DualEncoder,
     tasks: Sequence[str | Task],
     *,
+    against: DualEncoder | None = None,
     templates: str = "single",
     batch_size: int = 256,
     workers: int = 0,
     max_bad: int = 0,
+    image_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
     resamples: int = 10_000,
     seed: int = 0,
     gap: bool = True,
     memo: TrunkMemo | None = None,
+    store: Path | None = None,
     progress: Progress | None = None,
 ) -> Results:
-    """Judges a model, in float32, on zero-shot classification and retrieval; every number has a 95 % interval.
+    """Judges a model, in float32, on zero-shot, retrieval, k-NN and drift; every share has a 95 % interval.
 
     Args:
         model: on its device.
-        tasks: "zero-shot:SPEC" or "retrieval:SPEC", each once.
+        tasks: "zero-shot:SPEC", "retrieval:SPEC", "knn:SPEC" or "drift:SPEC", each once.
+        against: the model before, on its device, whose image features drift tasks compare with.
         templates: "single" ("a photo of {class}"), "openai80", or a file with one template a line.
         batch_size: pictures or captions in one forward pass.
         workers: decoding processes.
         max_bad: how many rows of a source, and pictures in all, may be unreadable; they are left out and counted.
+        image_column: as for `modalign.pairs`, for all tasks whose data has columns.
+        text_column: likewise, of retrieval.
+        label_column: likewise, of labelled data.
         resamples: of every interval.
         seed: of the resamples.
         gap: measure the gap on the first retrieval task.
         memo: trunk outputs shared with other evaluations of the same frozen image trunk.
+        store: a folder where features are read from and kept (see `modalign.embed`), instead of a memo.
         progress: told (done, total) pictures.
 
     Returns:
-        `Results`: metrics with per-example outcomes, protocols, gap.
+        `Results`: metrics with per-example outcomes, protocols, gap, certificates of drift.
 
     Raises:
-        RecipeError: a task that cannot be read.
+        RecipeError: a task that cannot be read, a drift task without `against`, or `against` without one.
         DataError: data or templates that cannot be used, unreadable pictures beyond `max_bad`.
 
     Example:
         >>> results = modalign.evaluate(model, ["retrieval:flickr30k:data@test"])  # doctest: +SKIP
         >>> results.metrics["retrieval.text_to_image_r1"].value  # doctest: +SKIP
     """
-    suite = prepare(tasks, templates=templates, max_bad=max_bad)
-    encoded = encode(
-        model, suite, batch_size=batch_size, workers=workers, max_bad=max_bad, memo=memo, progress=progress
+    suite = prepare(
+        tasks,
+        templates=templates,
+        max_bad=max_bad,
+        image_column=image_column,
+        text_column=text_column,
+        label_column=label_column,
     )
-    return suite.score(
+    if against is None:
+        need_base(suite)
+    elif not suite.drifts:
+        raise RecipeError("only drift tasks compare with a model before: add drift:SPEC, or leave --against out")
+    passes: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "max_bad": max_bad, "store": store}
+    wanted = torch.cat([torch.empty(0, dtype=torch.long), *(task.pictures for task in suite.drifts)]).unique()
+    whole = len(suite.paths) + len(wanted)
+    encoded = encode(model, suite, memo=memo, progress=_share(progress, 0, whole), **passes)
+    results = suite.score(
         encoded,
         model={"spec": model.spec, "fingerprint": model.fingerprint},
         environment=environment.describe(seed, str(model.device)),
@@ -65,6 +99,70 @@ def evaluate(
         seed=seed,
         gap=gap,
     )
+    if against is not None:
+        part = encode(against, suite.of(wanted), progress=_share(progress, len(suite.paths), whole), **passes)
+        text = encoded.text if same_text(against, model, suite.strings) else None
+        base = replace(part, kept=wanted[part.kept])
+        results.drift = drift_results(suite, base, encoded, against.spec, text)
+    return results
+
+
+def evaluate_both(
+    before: DualEncoder,
+    after: DualEncoder,
+    tasks: Sequence[str | Task],
+    *,
+    templates: str = "single",
+    batch_size: int = 256,
+    workers: int = 0,
+    max_bad: int = 0,
+    seed: int = 0,
+    store: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Results, Results, Certified | None]:
+    """`evaluate` of two models on the same tasks, each distinct picture once for each, and what is certain of them.
+
+    Args:
+        before: on its device.
+        after: on its device.
+        tasks: as in `evaluate`; at least one that is judged, so not drift alone.
+        templates: as in `evaluate`; so are the others.
+        batch_size: likewise.
+        workers: likewise.
+        max_bad: likewise.
+        seed: likewise.
+        store: likewise.
+        progress: likewise.
+
+    Returns:
+        Both results, drift tasks in the second, and the certificate over all pictures where the text towers are equal
+        bit for bit, else None.
+
+    Raises:
+        RecipeError: a task that cannot be read, or nothing to judge.
+        DataError: as in `evaluate`.
+    """
+    suite = prepare(tasks, templates=templates, max_bad=max_bad)
+    if len(suite.drifts) == len(suite.tasks):
+        raise RecipeError(
+            "drift alone gives nothing to judge: add a zero-shot, knn or retrieval task, or use "
+            "`modalign evaluate --model AFTER --against BEFORE`"
+        )
+    seen, found = [], []
+    for number, model in enumerate((before, after)):
+        share = _share(progress, number * len(suite.paths), 2 * len(suite.paths))
+        encoded = encode(
+            model, suite, batch_size=batch_size, workers=workers, max_bad=max_bad, store=store, progress=share
+        )
+        told = {"spec": model.spec, "fingerprint": model.fingerprint}
+        seen.append(encoded)
+        found.append(
+            suite.score(encoded, model=told, environment=environment.describe(seed, str(model.device)), seed=seed)
+        )
+    text = seen[1].text if same_text(before, after, suite.strings) else None
+    found[1].drift = drift_results(suite, seen[0], seen[1], before.spec, text)
+    certain = certificate(suite, seen[0], seen[1], before.spec, text) if text is not None else None
+    return found[0], found[1], certain
 
 
 def encode(
@@ -75,9 +173,16 @@ def encode(
     workers: int = 0,
     max_bad: int = 0,
     memo: TrunkMemo | None = None,
+    store: Path | None = None,
     progress: Progress | None = None,
 ) -> Encoded:
     """Embeds a suite's pictures and strings, each once; arguments as in `evaluate`."""
+    if store is not None:
+        told = _PassedOn(progress)
+        embedder = Embedder(store, batch_size=batch_size, workers=workers, max_bad=max_bad, reporter=told)
+        known = embedder.images(Tower(model), suite.paths, suite.wheres)
+        said = embedder.texts(Tower(model, "text"), suite.strings)
+        return Encoded(known.rows[:], known.kept, said.rows[:])
     seen = image_features(
         model,
         suite.paths,
@@ -90,3 +195,27 @@ def encode(
     )
     text = text_features(model, suite.strings, batch_size=batch_size)
     return Encoded(seen.features, seen.kept, text)
+
+
+def _share(progress: Progress | None, before: int, whole: int) -> Progress | None:
+    """The progress of one of several passes, told as part of the whole."""
+    if progress is None:
+        return None
+    told = progress
+    return lambda done, _: told(before + done, whole)
+
+
+class _PassedOn(Reporter):
+    """Tells a function of (done, total) about pictures, and the user nothing."""
+
+    def __init__(self, told: Progress | None) -> None:
+        super().__init__(silent=True)
+        self.told = told
+
+    @contextmanager
+    def progress(self, title: str, total: int, unit: str = "steps", start: int = 0) -> Iterator[Update]:
+        def update(done: int, note: str = "") -> None:
+            if self.told is not None and unit == "pictures":
+                self.told(done, total)
+
+        yield update

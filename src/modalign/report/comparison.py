@@ -9,6 +9,21 @@ from typing import Any
 from modalign.report.verdict import Estimate, Strip, axis, estimate, gate_rows
 from modalign.report.wording import in_words, number, percent, points
 
+CONTROLLED = (
+    "raw_gap",
+    "centroid_gap",
+    "distribution_gap",
+    "shape_gap",
+    "centroid_gap_scale_free",
+    "distribution_gap_scale_free",
+    "relative_modality_gap",
+    "separability",
+    "knn_mixing",
+    "alignment",
+    "uniformity",
+)
+"""The gap measures that are set beside the controls' own."""
+
 
 @dataclass(frozen=True)
 class MeasureRow:
@@ -16,6 +31,7 @@ class MeasureRow:
 
     Args:
         name: in words.
+        group: what it asks, of `modalign.gap.report.GROUPS`; "" where it is not known there.
         reading: what it means.
         before: value and interval; None where the run has none.
         after: value and interval.
@@ -25,6 +41,7 @@ class MeasureRow:
     """
 
     name: str
+    group: str
     reading: str
     before: Estimate | None
     after: Estimate | None
@@ -76,8 +93,9 @@ def measure_rows(evaluation: Mapping[str, Any]) -> list[MeasureRow]:
     Args:
         evaluation: the contents of evaluation.json.
     """
-    from modalign.gap.report import READINGS
+    from modalign.gap.report import GROUPS, READINGS
 
+    groups = {name: title for title, group in GROUPS.items() for name in group}
     sides = [_measures(gap_of(evaluation, side)) for side in ("before", "after")]
     changes = (evaluation.get("gap") or {}).get("change") or {}
     rows = []
@@ -91,14 +109,21 @@ def measure_rows(evaluation: Mapping[str, Any]) -> list[MeasureRow]:
         change = estimate({"value": told["difference"], "interval": told["interval"]}) if told else None
         scale = max(abs(value) for _, value in spans)
         whole = strip if before and after else None
-        rows.append(MeasureRow(in_words(name), READINGS.get(name, ""), before, after, change, scale, whole))
-    return rows
+        reading = READINGS.get(name, "")
+        rows.append(MeasureRow(in_words(name), groups.get(name, ""), reading, before, after, change, scale, whole))
+    order = [*GROUPS, ""]
+    return sorted(rows, key=lambda row: order.index(row.group))
 
 
 def gap_of(evaluation: Mapping[str, Any], side: str) -> Mapping[str, Any]:
     """The gap report of one side, kept beside the results or in them."""
     found = (evaluation.get("gap") or {}).get(side) or (evaluation.get(side) or {}).get("gap")
     return found if isinstance(found, Mapping) else {}
+
+
+def gap_collapse(evaluation: Mapping[str, Any]) -> str:
+    """The warning that the gap fell by collapse alone; empty where there is none."""
+    return str((evaluation.get("gap") or {}).get("collapse") or "")
 
 
 def gap_protocol(evaluation: Mapping[str, Any]) -> str:
@@ -145,7 +170,7 @@ def controls(evaluation: Mapping[str, Any]) -> Controls | None:
         groups.setdefault(in_words(task), []).append(ControlRow(in_words(name), before, tuple(cells)))
     start = _measures(gap_of(evaluation, "before"))
     ends = [_measures(gap) for _, _, gap in models]
-    for name in dict.fromkeys(name for measures in (start, *ends) for name in measures):
+    for name in (name for name in CONTROLLED if any(name in measures for measures in (start, *ends))):
         before = number(start[name][0]) if name in start else "–"
         cells = (Cell(number(end[name][0])) if name in end else Cell("–") for end in ends)
         groups.setdefault("modality gap", []).append(ControlRow(in_words(name), before, tuple(cells)))

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from modalign.errors import OutputError
-from modalign.report import comparison, examples, figures, similarity, verdict, wording
+from modalign.report import certificate, comparison, examples, figures, similarity, verdict, wording
 from modalign.report.figures import Chart
 from modalign.report.run_folder import Absent, Features, RunFolder, read
 from modalign.report.similarity import Floats
@@ -77,6 +77,9 @@ def render(run: RunFolder) -> str:
         tables=tables,
         measures=_tolerantly(run, "evaluation.json", lambda: comparison.measure_rows(run.evaluation)) or [],
         gap_protocol=_tolerantly(run, "evaluation.json", lambda: comparison.gap_protocol(run.evaluation)),
+        gap_collapse=_tolerantly(run, "evaluation.json", lambda: comparison.gap_collapse(run.evaluation)),
+        certainties=_tolerantly(run, "evaluation.json", lambda: certificate.certainties(run.evaluation)) or [],
+        nearness=_tolerantly(run, "evaluation.json", lambda: certificate.nearness(run.evaluation)),
         controls=_tolerantly(run, "evaluation.json", lambda: comparison.controls(run.evaluation)),
         training=_tolerantly(run, "metrics.jsonl", lambda: _training(run)),
         pairs=_tolerantly(run, "features/", lambda: _pairs(run.features, run.folder)),

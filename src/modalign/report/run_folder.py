@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modalign.data.pictures import Picture, from_json
+
 Array = NDArray[np.float32]
 FEATURE_FILES = frozenset({"before.safetensors", "after.safetensors", "rows.json"})
 
@@ -37,7 +39,7 @@ class Features:
         image_after: N×d, raw.
         text_before: M×d, raw.
         text_after: M×d, raw.
-        paths: N picture files; equal paths are the same picture.
+        paths: N pictures; equal ones are the same.
         captions: M captions.
         image_of_text: M integers: which of the N rows each caption belongs to.
     """
@@ -46,7 +48,7 @@ class Features:
     image_after: Array
     text_before: Array
     text_after: Array
-    paths: tuple[str, ...]
+    paths: tuple[Picture, ...]
     captions: tuple[str, ...]
     image_of_text: NDArray[np.int64]
 
@@ -179,7 +181,7 @@ def read_features(folder: Path) -> Features:
             raise ValueError(f"holds no list {key!r} in rows.json")
     features = Features(
         **arrays,
-        paths=tuple(map(str, rows["paths"])),
+        paths=tuple(map(_picture, rows["paths"])),
         captions=tuple(map(str, rows["captions"])),
         image_of_text=np.asarray(rows["image_of_text"], dtype=np.int64),
     )
@@ -204,6 +206,13 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("is damaged (it holds no JSON object)")
     return value
+
+
+def _picture(value: Any) -> Picture:
+    try:
+        return from_json(value)
+    except ValueError as error:
+        raise ValueError(f"holds a rows.json where {error}") from None
 
 
 def _problem(error: Exception | str) -> str:

@@ -50,7 +50,7 @@ class Matches:
     @classmethod
     def of(cls, features: Features) -> Matches:
         """The matches among the evaluation pairs."""
-        image_ids, caption_ids = numbered(features.paths), numbered(features.captions)
+        image_ids, caption_ids = numbered(tuple(map(repr, features.paths))), numbered(features.captions)
         keys = caption_ids * _count(image_ids) + image_ids[features.image_of_text]
         return cls(image_ids, caption_ids, np.unique(keys))
 

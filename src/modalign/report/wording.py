@@ -11,6 +11,11 @@ WORDS = {
     "image_to_text": "image → text",
     "text_to_image": "text → image",
     "zero_shot": "zero-shot",
+    "frechet": "Fréchet",
+    "symmetric_kl": "symmetric KL",
+    "mmd_squared": "MMD²",
+    "wasserstein": "Wasserstein",
+    "knn": "k-NN",
 }
 
 
