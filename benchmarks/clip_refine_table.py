@@ -10,29 +10,24 @@ with a `source` given by --retrieval-source, if any). Frozen towers run once per
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
-import math
 import shutil
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import small_clip
 from modalign import environment
 from modalign.console import Reporter
 from modalign.data import sources
-from modalign.demo import model as demo_model
 from modalign.demo.run import centred
 from modalign.evaluation.gate import difference, judge
 from modalign.evaluation.results import Results
 from modalign.evaluation.tasks import evaluate
 from modalign.features import TrunkMemo, image_features, text_features
-from modalign.models import DualEncoder, load
-from modalign.recipe import Recipe
-from modalign.recipe import load as load_recipe
+from modalign.models import DualEncoder
 from modalign.running import run_recipe
+from small_clip import Setting, joint, spread, told
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "contrastive": {"name": "contrastive"},
@@ -52,93 +47,29 @@ TASK_COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Where the data lies and how long the heads train."""
-
-    title: str
-    train: str
-    tasks: list[str]
-    pretrain: str
-    batch_size: int
-    epochs: int
-    out: Path
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="demo", help="demo, or a folder with pretrain/, refine/ and test/")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, help="default: the demo's, or 5 for a folder")
-    parser.add_argument("--batch-size", type=int, help="default: the demo's, or 128 for a folder")
-    parser.add_argument("--retrieval-source", nargs="*", default=["fluent3d", "openclipart"])
-    parser.add_argument("--out", type=Path, default=Path("runs/clip-refine-table"))
-    parser.add_argument("--doc", type=Path, help="the page to write; default docs/results/clip-refine-<data>.md")
-    arguments = parser.parse_args()
-    setting = _setting(arguments)
+    arguments = small_clip.arguments_of(__doc__, "runs/clip-refine-table").parse_args()
+    setting = small_clip.setting_of(arguments)
     memo = TrunkMemo()
     runs = [_one_seed(setting, seed, memo) for seed in range(arguments.seeds)]
-    command = f"python benchmarks/clip_refine_table.py --data {'demo' if arguments.data == 'demo' else 'FOLDER'}"
-    page = render(setting, runs, command)
-    name = "demo" if arguments.data == "demo" else Path(arguments.data).name
-    target = arguments.doc or Path(f"docs/results/clip-refine-{name}.md")
+    page = render(setting, runs, f"python benchmarks/clip_refine_table.py --data {setting.page_name}")
+    target = arguments.doc or Path(f"docs/results/clip-refine-{setting.name}.md")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page, encoding="utf-8")
     print(page)
 
 
-def _setting(arguments: argparse.Namespace) -> Setting:
-    if arguments.data == "demo":
-        from modalign.demo.run import BATCH_SIZE, EPOCHS
-
-        return Setting(
-            "the demo's pictures",
-            "demo:refine",
-            ["zero-shot:demo:test", "retrieval:demo:test"],
-            "demo:pretrain",
-            arguments.batch_size or BATCH_SIZE,
-            arguments.epochs or EPOCHS,
-            arguments.out / "demo",
-        )
-    folder = Path(arguments.data)
-    out = arguments.out / folder.name
-    out.mkdir(parents=True, exist_ok=True)
-    retrieval = _table_of_sources(folder / "test", set(arguments.retrieval_source), out / "retrieval.csv")
-    return Setting(
-        f"{folder.name}/",
-        str(folder / "refine"),
-        [f"zero-shot:{folder / 'test'}", f"retrieval:{retrieval}"],
-        str(folder / "pretrain"),
-        arguments.batch_size or 128,
-        arguments.epochs or 5,
-        out,
-    )
-
-
-def _table_of_sources(folder: Path, wanted: set[str], target: Path) -> Path:
-    """The rows of a metadata.csv whose `source` is wanted, as a table of their own."""
-    with (folder / "metadata.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("source") in wanted]
-    if not rows:
-        return folder
-    with target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file_name", "text"])
-        writer.writerows([str((folder / row["file_name"]).resolve()), row["text"]] for row in rows)
-    return target
-
-
 def _one_seed(setting: Setting, seed: int, memo: TrunkMemo) -> dict[str, dict[str, Any]]:
     """Variant → {"gate", "gap", "results"}; "before" → {"gap"}."""
-    base = _base(setting, seed, memo)
+    base = small_clip.base(setting, seed, memo)
     found: dict[str, dict[str, Any]] = {}
     before: Results | None = None
     for name, method in VARIANTS.items():
-        folder = setting.out / f"seed{seed}" / name.replace(" ", "-").replace(",", "").replace("=", "")
+        folder = setting.out / f"seed{seed}" / small_clip.folder_name(name)
         if not (folder / "report.html").is_file():
             shutil.rmtree(folder, ignore_errors=True)
         run = run_recipe(
-            _recipe(setting, base.spec, method, seed),
+            small_clip.recipe(setting, base.spec, method, seed, evaluation__tasks=setting.tasks),
             folder,
             resume=folder.is_dir(),
             model=base,
@@ -154,37 +85,6 @@ def _one_seed(setting: Setting, seed: int, memo: TrunkMemo) -> dict[str, dict[st
     assert before is not None
     found[CENTRING] = _centring(setting, base, before, memo)
     return found
-
-
-def _base(setting: Setting, seed: int, memo: TrunkMemo) -> DualEncoder:
-    if setting.pretrain == "demo:pretrain":
-        return demo_model.base_model(seed, Reporter())
-    folder = setting.out / f"base-seed{seed}"
-    if not folder.is_dir():
-        model = demo_model.untrained(seed)
-        demo_model.cpu_friendly(model)
-        demo_model.pretrain(model, sources.pairs(setting.pretrain), seed, Reporter(), memo)
-        model.save(folder)
-    model = load(folder)
-    demo_model.cpu_friendly(model)
-    return model
-
-
-def _recipe(setting: Setting, model: str, method: dict[str, Any], seed: int) -> Recipe:
-    return load_recipe(
-        None,
-        model=model,
-        data__train=setting.train,
-        data__batch_size=setting.batch_size,
-        method=dict(method),
-        train="projection",
-        epochs=setting.epochs,
-        optimizer__lr=3e-4,
-        evaluation__tasks=setting.tasks,
-        evaluation__batch_size=32,
-        seed=seed,
-        device="cpu",
-    )
 
 
 def _centring(setting: Setting, base: DualEncoder, before: Results, memo: TrunkMemo) -> dict[str, Any]:
@@ -204,15 +104,14 @@ def render(setting: Setting, runs: list[dict[str, dict[str, Any]]], command: str
     names = ["CLIP-Refine", *(name for name in VARIANTS if name != "CLIP-Refine"), CENTRING]
     seeds = len(runs)
     zero_shot, retrieval = (task.protocol for task in runs[0]["CLIP-Refine"]["results"].tasks)
-    told = ", ".join(f"{k} {v}" for k, v in environment.versions().items())
+    versions = ", ".join(f"{k} {v}" for k, v in environment.versions().items())
     lines = [
         f"# CLIP-Refine on {setting.title}",
         "",
         f"Made by `{command}`; {seeds} seeds (of pre-training and refinement), modalign commit "
-        f"{environment.commit() or 'installed'}, {told}.",
+        f"{environment.commit() or 'installed'}, {versions}.",
         "",
-        "A small CLIP (frozen EfficientNet-Lite0 and MiniLM, MLP projections, pre-trained contrastively at a fixed",
-        f"logit scale of {demo_model.LOGIT_SCALE:g}) refined on `refine`: projections only, AdamW 3e-4, "
+        f"{small_clip.ABOUT}: projections only, AdamW 3e-4, "
         f"{setting.epochs} epochs, batch {setting.batch_size}; judged on concepts never trained on.",
         f"Zero-shot: {zero_shot['samples']} pictures, {zero_shot['classes']} classes (chance "
         f"{100 / zero_shot['classes']:.1f} %), prompt {zero_shot['templates'][0]!r}. Retrieval: {retrieval['samples']} "
@@ -224,7 +123,7 @@ def render(setting: Setting, runs: list[dict[str, dict[str, Any]]], command: str
         "|---|" + "---|" * len(TASK_COLUMNS),
         "| before | " + " | ".join(_before(runs, metric) for metric in TASK_COLUMNS) + " |",
     ]
-    lines += [f"| {name} | " + " | ".join(_told(_change(runs, name, m)) for m in TASK_COLUMNS) + " |" for name in names]
+    lines += [f"| {name} | " + " | ".join(told(_change(runs, name, m)) for m in TASK_COLUMNS) + " |" for name in names]
     measures = list(runs[0]["before"]["gap"]["measures"])
     lines += [
         "",
@@ -237,7 +136,7 @@ def render(setting: Setting, runs: list[dict[str, dict[str, Any]]], command: str
     ]
     for name in ["before", *names]:
         values = [[run[name]["gap"]["measures"][measure]["value"] for run in runs] for measure in measures]
-        lines.append(f"| {name} | " + " | ".join(f"{statistics.mean(v):.3g} ± {_spread(v):.1g}" for v in values) + " |")
+        lines.append(f"| {name} | " + " | ".join(f"{statistics.mean(v):.3g} ± {spread(v):.1g}" for v in values) + " |")
     lines += ["", "## The paper's claims (arXiv 2504.12717)", "", *_claims(runs), ""]
     return "\n".join(lines)
 
@@ -245,38 +144,21 @@ def render(setting: Setting, runs: list[dict[str, dict[str, Any]]], command: str
 def _change(runs: list[dict[str, dict[str, Any]]], name: str, metric: str) -> tuple[float, float, float]:
     """Mean over seeds of after − before with the joint interval, in points."""
     rows = [next(r for r in run[name]["gate"]["rows"] if r["metric"] == metric) for run in runs]
-    return _joint([(row["difference"], *row["interval"]) for row in rows])
+    return joint([(row["difference"], *row["interval"]) for row in rows])
 
 
 def _against(runs: list[dict[str, dict[str, Any]]], name: str, other: str, metric: str) -> tuple[float, float, float]:
     """Mean over seeds of one variant − another on the same pictures with the joint interval, in points."""
     pairs = [(run[other]["results"].metrics[metric], run[name]["results"].metrics[metric]) for run in runs]
     changes = [difference(first, second) for first, second in pairs]
-    return _joint([(change.estimate, change.low, change.high) for change in changes])
-
-
-def _joint(per_seed: list[tuple[float, float, float]]) -> tuple[float, float, float]:
-    estimates = [100 * estimate for estimate, _, _ in per_seed]
-    within = statistics.mean((100 * (high - low) / 3.92) ** 2 for _, low, high in per_seed)
-    between = _spread(estimates) ** 2 / len(estimates)
-    half = 1.96 * math.sqrt(within + between)
-    centre = statistics.mean(estimates)
-    return centre, centre - half, centre + half
-
-
-def _told(change: tuple[float, float, float]) -> str:
-    return f"{change[0]:+.1f} [{change[1]:+.1f}, {change[2]:+.1f}]"
+    return joint([(change.estimate, change.low, change.high) for change in changes])
 
 
 def _before(runs: list[dict[str, dict[str, Any]]], metric: str) -> str:
     values = [
         100 * next(r for r in run["CLIP-Refine"]["gate"]["rows"] if r["metric"] == metric)["before"] for run in runs
     ]
-    return f"{statistics.mean(values):.1f} ± {_spread(values):.1f}"
-
-
-def _spread(values: list[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.1f} ± {spread(values):.1f}"
 
 
 def _gap_change(runs: list[dict[str, dict[str, Any]]], name: str, measure: str) -> list[float]:
@@ -300,7 +182,7 @@ def _claims(runs: list[dict[str, dict[str, Any]]]) -> list[str]:
     def judged(text: str, change: tuple[float, float, float], sign: int, slack: float = 0.0) -> str:
         low, high = sorted((sign * change[1], sign * change[2]))
         word = "holds here" if low > -slack else "does not hold here" if high < -slack else "cannot be told"
-        return f"- {text}: **{word}** ({_told(change)} points)."
+        return f"- {text}: **{word}** ({told(change)} points)."
 
     zero, to_image, to_text = "zero_shot.acc1", "retrieval.text_to_image_r1", "retrieval.image_to_text_r1"
     prior = _against(runs, "CLIP-Refine", "HyCD + RaFA, σ = 0", zero)
