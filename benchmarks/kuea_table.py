@@ -51,6 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "KUEA, λ = 0.5": {**KUEA, "kernel_weight": 0.5},
     "KUEA without its anchor": {**KUEA, "anchor_weight": 0.0},
     "projection": {"name": "projection"},
+    "projection, ridge = 10": {"name": "projection", "ridge": 10.0},
     "feature": {"name": "feature"},
     "am-radio": {"name": "am-radio"},
     CONTRASTIVE: {"name": "contrastive"},
@@ -200,7 +201,7 @@ def render(bench: Bench, runs: list[dict[str, Outcome]], command: str) -> str:
         f"{setting.epochs} epochs, batch {setting.batch_size}. The target is EfficientNet-Lite2 (ImageNet's labels, "
         "260 pixels, 1,280 features).",
         f"Methods see pictures and target, no captions. KUEA: λ = {KUEA['kernel_weight']:,.0f}, r fitted on `refine` "
-        "before the first step; λ was chosen on a",
+        "before the first step; λ and the ridge were chosen on a",
         "part of the demo's `refine` held out by concept ([how](README.md#how-the-settings-were-chosen)), nothing on a "
         "`test` split.",
         "Judged on concepts never trained on.",

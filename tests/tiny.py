@@ -343,6 +343,8 @@ def _tiny(folder: Path, kind: Any, config: dict[str, Any], seed: int) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = kind(**{key: value for key, value in config.items() if key != "custom_text"})
+        if hasattr(module, "text_decoder"):  # open_clip leaves this one as `torch.empty` made it
+            torch.nn.init.normal_(module.text_decoder.text_projection, std=0.1)
         _perturb(module)
     return f"open_clip:local-dir:{write_open_clip(folder, module, config)}"
 
