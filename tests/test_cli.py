@@ -108,9 +108,12 @@ def test_the_command_line_is_what_the_documentation_says(command: str) -> None:
         },
         "gap": {
             *("--model", "--data", "--embeddings", "--normalize", "--no-normalize", "--max-bad", "--shrinkage"),
-            *("--store", *common),
+            *("--image-column", "--text-column", "--store", *common),
         },
-        "evaluate": {"--model", "--against", "--task", "--templates", "--max-bad", "--store", *common},
+        "evaluate": {
+            *("--model", "--against", "--task", "--templates", "--max-bad", "--store"),
+            *("--image-column", "--text-column", "--label-column", *common),
+        },
         "compare": {"--task", "--templates", "--tolerance", "--strict", "--max-bad", "--store", *common},
         "probe-batch": {"--model", "--target", "--data", "--sizes", "--trials", "--max-bad", "--store", *common},
         "export": {"--to", "--out"},

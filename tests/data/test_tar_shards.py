@@ -183,3 +183,13 @@ def test_joined_and_compressed_tars_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.tar").write_text("no tar at all" * 100)
     with pytest.raises(DataError, match=r"text\.tar is truncated, damaged or no tar"):
         pairs(tmp_path / "text.tar")
+
+
+def test_a_link_inside_a_tar_is_named(tmp_path: Path) -> None:
+    """A hard link has no bytes of its own: it would vanish from the data without a word."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        link = tarfile.TarInfo("b.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "a.png"
+        tar.addfile(link)
+    with pytest.raises(DataError, match=r"b\.png is a link to a\.png.*--hard-dereference"):
+        pairs(tmp_path / "a.tar")

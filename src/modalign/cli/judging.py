@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,11 +15,14 @@ from modalign.cli.options import (
     TASK,
     BatchOption,
     DeviceOption,
+    ImageColumnOption,
     JsonOption,
+    LabelColumnOption,
     MaxBadOption,
     SeedOption,
     StoreOption,
     TemplatesOption,
+    TextColumnOption,
     WorkersOption,
 )
 
@@ -48,6 +52,8 @@ def gap(
         ),
     ] = None,
     max_bad: MaxBadOption = 0,
+    image_column: ImageColumnOption = None,
+    text_column: TextColumnOption = None,
     json_file: JsonOption = None,
     normalize: Annotated[
         bool, typer.Option("--normalize/--no-normalize", help="Normalise rows to length 1 first.")
@@ -83,6 +89,8 @@ def gap(
             batch_size=batch_size,
             workers=workers,
             max_bad=max_bad,
+            image_column=image_column,
+            text_column=text_column,
             store=store,
             shrinkage=_shrinkage(shrinkage),
         )
@@ -106,6 +114,9 @@ def evaluate(
     ] = None,
     templates: TemplatesOption = "single",
     max_bad: MaxBadOption = 0,
+    image_column: ImageColumnOption = None,
+    text_column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
     json_file: JsonOption = None,
     device: DeviceOption = "auto",
     batch_size: BatchOption = 256,
@@ -114,7 +125,19 @@ def evaluate(
     seed: SeedOption = 0,
 ) -> None:
     """Evaluate a model: zero-shot, retrieval and k-NN with 95 % intervals, and drift from a model before."""
-    results = _evaluate(model, task, templates, device, batch_size, workers, seed, max_bad, store, against)
+    results = _evaluate(
+        model,
+        task,
+        templates,
+        device,
+        batch_size,
+        workers,
+        seed,
+        max_bad,
+        store,
+        against,
+        {"image_column": image_column, "text_column": text_column, "label_column": label_column},
+    )
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         results.save(json_file)
@@ -221,6 +244,7 @@ def _evaluate(
     max_bad: int,
     store: Path | None,
     against: str | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> Results:
     from modalign.console import Reporter
     from modalign.evaluation.tasks import evaluate as run
@@ -247,6 +271,7 @@ def _evaluate(
             store=store,
             seed=seed,
             progress=update,
+            **(columns or {}),
         )
 
 

@@ -34,6 +34,18 @@ SetOption = Annotated[
 TASK = typer.Option("--task", help=TASK_HELP, show_default=False, rich_help_panel=JUDGING)
 TemplatesOption = Annotated[str, typer.Option("--templates", help=TEMPLATES_HELP, rich_help_panel=JUDGING)]
 MaxBadOption = Annotated[int, typer.Option("--max-bad", min=0, help=MAX_BAD_HELP, rich_help_panel=DATA)]
+ImageColumnOption = Annotated[
+    str | None,
+    typer.Option("--image-column", help="The table's column of pictures, if unusual.", rich_help_panel=DATA),
+]
+TextColumnOption = Annotated[
+    str | None,
+    typer.Option("--text-column", help="The table's column of captions, if unusual.", rich_help_panel=DATA),
+]
+LabelColumnOption = Annotated[
+    str | None,
+    typer.Option("--label-column", help="The table's column of classes, if unusual.", rich_help_panel=DATA),
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.", show_default=False)]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MACHINE)]
 BatchOption = Annotated[

@@ -196,6 +196,11 @@ def _add(samples: dict[str, _Sample], container: Container, entry: tarfile.TarIn
     if entry.isdir() or name.startswith("__"):
         return True
     split = KEY_AND_ENDING.fullmatch(name)
+    if split and (entry.islnk() or entry.issym()):
+        raise DataError(
+            f"{container.path}: {name} is a link to {entry.linkname} and has no bytes of its own; "
+            "pack the files again with tar --dereference --hard-dereference"
+        )
     if not split or not entry.isreg() or entry.issparse():
         return False
     sample = samples.setdefault(split[1], _Sample())

@@ -223,7 +223,7 @@ class DualEncoder(ABC):
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Writes safetensors + JSON that `modalign.load(folder)` reads back, in the library's own layout.
 
         The folder appears whole or not at all.
@@ -234,7 +234,7 @@ class DualEncoder(ABC):
         Raises:
             OutputError: the folder cannot be written.
         """
-        with whole_folder(folder) as draft:
+        with whole_folder(Path(folder)) as draft:
             self.write(draft)
             write_record(self, draft)
 

@@ -137,6 +137,8 @@ def choose(model: DualEncoder, method: Method, recipe: Recipe, world: int = 1) -
     for group in parameters.values():
         for parameter in group.values():
             parameter.requires_grad_(True)
+    if not library and method.towers:
+        raise RecipeError(f"{model.spec} holds no parameters to train; wrap it with module=, the network that has them")
     if not parameters and method.towers:
         raise RecipeError(
             f"train = {recipe.train!r}: nothing is left to train with method {method.name!r} and the freezing groups "
