@@ -304,7 +304,8 @@ def render(measured: list[Measured], rounds: int) -> str:
         for variant in method.rounds[0]:
             parts = " | ".join(f"{method.part(variant, part):.3f}" for part in PARTS)
             lines.append(f"| {method.title}, {variant} | {parts} |")
-    return "\n".join([*lines, "", *[line for method in measured for line in _missing(method)], ""])
+    lines += ["", *(line for method in measured for line in _missing(method))]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _missing(method: Measured) -> list[str]:

@@ -272,5 +272,5 @@ def test_functions_alone_are_evaluated_but_not_trained(tmp_path: Path) -> None:
     told = modalign.evaluate(model, [f"retrieval:{pairs}"])
     expected = modalign.evaluate(wrapped(net), [f"retrieval:{pairs}"])
     assert {k: v.value for k, v in told.metrics.items()} == {k: v.value for k, v in expected.metrics.items()}
-    with pytest.raises(RecipeError, match="nothing is left to train"):
+    with pytest.raises(RecipeError, match="holds no parameters to train; wrap it with module="):
         modalign.refine(model, pairs, out=tmp_path / "run", silent=True, data__batch_size=4)
