@@ -27,6 +27,7 @@ class Embeddings:
         logit_scale: the factor in front of cosine similarities (100.0 for OpenAI's CLIP), not its logarithm.
         logit_bias: what SigLIP-like models add to the logits.
         draws: the method's own random numbers of this step, from `Method.draw`.
+        strength: α of a method on a curriculum at this step; None = what its phases say without any conflict.
     """
 
     image: Tensor | None = None
@@ -39,6 +40,7 @@ class Embeddings:
     logit_scale: float | Tensor = 100.0
     logit_bias: float | Tensor | None = None
     draws: Mapping[str, Tensor] = field(default_factory=dict)
+    strength: float | None = None
 
     @property
     def reference(self) -> Tensor | None:

@@ -43,7 +43,7 @@ def test_kappa_is_one_without_conflict_and_reaches_its_floor_at_opposite_gradien
 
 
 def run(target: float, gradients: list[tuple[list[float], list[float]]], **options) -> list[dict[str, float]]:
-    curriculum = Curriculum(target, STANDARD, len(gradients), **options)
+    curriculum = Curriculum(target, STANDARD, **options)
     told = []
     for step, (aligning, base) in enumerate(gradients):
         curriculum.observe(torch.tensor(aligning), torch.tensor(base))
@@ -60,7 +60,7 @@ def test_a_conflict_lowers_the_strength_and_agreement_leaves_it() -> None:
     assert conflict[-1]["alpha"] == pytest.approx(0.05)
     assert conflict[-1]["cosine"] == pytest.approx(-1)  # bias-corrected: exact from the first step on
     assert conflict[0]["cosine"] == pytest.approx(-1)
-    unaware = run(0.5, [([-0.5, 0.0], [1.0, 0.0])] * 20, gradient_aware=False)
+    unaware = run(0.5, [([-0.5, 0.0], [1.0, 0.0])] * 20, on_conflict="ignore")
     assert unaware[-1]["alpha"] == pytest.approx(0.5)
 
 
@@ -75,7 +75,7 @@ def test_the_strength_rises_slowly_after_a_conflict_ends() -> None:
 
 
 def test_the_moving_average_by_hand() -> None:
-    curriculum = Curriculum(1.0, STANDARD, 10)
+    curriculum = Curriculum(1.0, STANDARD)
     for ratio in (1.0, 3.0):
         curriculum.observe(torch.tensor([ratio, 0.0]), torch.tensor([1.0, 0.0]))
     told = curriculum.advance(1.0)
@@ -83,15 +83,42 @@ def test_the_moving_average_by_hand() -> None:
     assert told["kappa"] == pytest.approx(1.9 / 3.9)
 
 
+def test_every_kth_step_is_due_and_none_where_nothing_would_follow() -> None:
+    curriculum = Curriculum(1.0, STANDARD, every=3)
+    due = []
+    for step in range(7):
+        due.append(curriculum.due)
+        curriculum.advance((step + 1) / 7)
+    assert due == [True, False, False, True, False, False, True]
+    assert not Curriculum(0.0, STANDARD).due
+    assert not Curriculum(1.0, STANDARD, on_conflict="ignore").due
+
+
+def test_a_group_in_conflict_has_its_rate_lowered_and_no_other() -> None:
+    curriculum = Curriculum(1.0, STANDARD, on_conflict="learning_rate")
+    curriculum.watch(["image blocks.0", "image blocks.1", "text"])
+    for _ in range(3):
+        curriculum.observe(torch.tensor([-0.5, 0.0]), torch.tensor([1.0, 0.0]))
+        curriculum.observe_groups({"image blocks.0": -1.0, "image blocks.1": 0.4})
+    assert curriculum.rates() == pytest.approx({"image blocks.0": 0.1, "image blocks.1": 1, "text": 1})
+    for step in range(20):
+        told = curriculum.advance((step + 1) / 20)
+    assert told["alpha"] == pytest.approx(1) and told["kappa"] == 1  # the strength itself follows the phases
+    again = Curriculum(1.0, STANDARD, on_conflict="learning_rate")
+    again.watch(["image blocks.0", "image blocks.1", "text"])
+    again.load_state_dict(curriculum.state_dict())
+    assert again.rates() == curriculum.rates()
+
+
 def test_a_gradient_of_zero_is_passed_over() -> None:
-    curriculum = Curriculum(1.0, STANDARD, 10)
+    curriculum = Curriculum(1.0, STANDARD)
     curriculum.observe(torch.zeros(2), torch.ones(2))
     assert curriculum.advance(1.0)["kappa"] == 1
 
 
 def test_a_restored_curriculum_goes_on_exactly() -> None:
     gradients = [torch.randn(2, 6, generator=torch.Generator().manual_seed(s)) for s in range(12)]
-    whole, first, second = (Curriculum(0.3, STANDARD, 12) for _ in range(3))
+    whole, first, second = (Curriculum(0.3, STANDARD) for _ in range(3))
     expected = []
     for step, (a, b) in enumerate(gradients):
         whole.observe(a, b)

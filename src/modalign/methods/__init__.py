@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,9 +25,13 @@ from modalign.methods.baselines import (
 )
 from modalign.methods.clip_refine import ClipRefine
 from modalign.methods.combine import Combine
+from modalign.methods.gap_baselines import AlignClip, CsAligner, Cua, CyClip, ModGap
 from modalign.methods.kuea import Kuea
 from modalign.methods.kuea_baselines import AmRadio, FeatureMatching, Projection
+from modalign.methods.paced import OnCurriculum
 from modalign.methods.random_feature import RandomFeatureAlignment
+from modalign.methods.tpc_cma import TpcCma
+from modalign.training.curriculum import Phase
 
 METHODS: dict[str, type[Method]] = {
     "clip-refine": ClipRefine,
@@ -42,24 +46,37 @@ METHODS: dict[str, type[Method]] = {
     "projection": Projection,
     "feature": FeatureMatching,
     "am-radio": AmRadio,
+    "tpc-cma": TpcCma,
+    "align-clip": AlignClip,
+    "cs-aligner": CsAligner,
+    "cyclip": CyClip,
+    "cua": Cua,
+    "modgap": ModGap,
 }
 
 __all__ = [
     "METHODS",
+    "AlignClip",
     "AmRadio",
     "ClipRefine",
     "Combine",
     "Contrastive",
+    "CsAligner",
+    "Cua",
+    "CyClip",
     "FeatureMatching",
     "GeodesicMix",
     "HybridDistillation",
     "HybridDistillationPairPull",
     "Kuea",
     "Method",
+    "ModGap",
+    "OnCurriculum",
     "Projection",
     "RandomFeatureAlignment",
     "SelfDistillation",
     "Sigmoid",
+    "TpcCma",
     "from_config",
     "to_config",
 ]
@@ -69,7 +86,8 @@ def from_config(config: Mapping[str, Any], where: str = "method") -> Method:
     """Builds a method from the recipe's `method:` section.
 
     Args:
-        config: "name" and the method's fields; or name "combine" and "methods", a list of such mappings.
+        config: "name" and the method's fields; name "combine" and "methods", a list of such mappings; or name
+            "curriculum" and "method", one of them, with the curriculum's fields.
         where: the section's key, for messages.
 
     Raises:
@@ -82,15 +100,24 @@ def from_config(config: Mapping[str, Any], where: str = "method") -> Method:
     name = values.pop("name", None)
     if name == Combine.name:
         return _combined(values, where)
+    if name == OnCurriculum.name:
+        if "method" not in values:
+            told = f"{where}.method is missing: name the method to put on a curriculum, such as {{name: clip-refine}}"
+            raise RecipeError(told, keys=[f"{where}.method"])
+        values["method"] = from_config(values["method"], f"{where}.method")
+        return _built(OnCurriculum, values, where)
     if not isinstance(name, str) or name not in METHODS:
-        known = [*METHODS, Combine.name]
+        known = [*METHODS, Combine.name, OnCurriculum.name]
         told = f"{where}.name = {name!r}: no such method; {_nearest(name, known)}"
         if name is None:
             told = f"{where}.name is missing; use one of {', '.join(known)}"
         raise RecipeError(told, keys=[f"{where}.name"])
-    method = METHODS[name]
+    return _built(METHODS[name], values, where)
+
+
+def _built(method: type[Method], values: Mapping[str, Any], where: str) -> Method:
     valid = [field.name for field in fields(method) if field.init]  # type: ignore[arg-type]
-    problems = _unknown(values, valid, where, name)
+    problems = _unknown(values, valid, where, method.name)
     adapter, good = TypeAdapter(method), {key: values[key] for key in valid if key in values}
     try:
         built = adapter.validate_python(good)
@@ -110,8 +137,17 @@ def to_config(method: Method) -> dict[str, Any]:
     """The mapping that `from_config` builds the same method from: its name and every field."""
     if isinstance(method, Combine):
         return {"name": method.name, "methods": [to_config(part) for part in method.methods]}
-    values = {field.name: getattr(method, field.name) for field in fields(method) if field.init}  # type: ignore[arg-type]
+    values = {field.name: _plain(getattr(method, field.name)) for field in fields(method) if field.init}  # type: ignore[arg-type]
     return {"name": method.name, **values}
+
+
+def _plain(value: Any) -> Any:
+    """What YAML can say of a field."""
+    if isinstance(value, Method):
+        return to_config(value)
+    if isinstance(value, Phase):
+        return asdict(value)
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _combined(values: dict[str, Any], where: str) -> Combine:

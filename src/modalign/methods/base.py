@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from modalign.embeddings import Embeddings
 from modalign.objectives.distillation import sharpness_warning
 from modalign.objectives.kernels import AnyKernel
+from modalign.training.curriculum import Curriculum
 
 FROZEN_SIGNALS = frozenset({"frozen_image", "frozen_text", "target"})
 
@@ -41,12 +42,16 @@ class Method:
         weight_anchor: λ of the pull λ/2·‖θ − θ_0‖² on the trained weights (L2-SP), which no term can compute from
             embeddings; the loop adds λ(θ − θ_0) to their gradients.
         needs_logit_bias: whether the terms read the model's logit bias, so that a model without one is refused.
+        aligning_terms: the names of the terms that move features together, which a curriculum brings in slowly.
+        curriculum: α(t) of a method whose aligning terms come in along one; the boundary moves it on at every step.
     """
 
     name: ClassVar[str]
     towers: frozenset[str] = frozenset({"image", "text"})
     weight_anchor: float = 0.0
     needs_logit_bias: bool = False
+    aligning_terms: ClassVar[tuple[str, ...]] = ()
+    curriculum: Curriculum | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -91,6 +96,20 @@ class Method:
             Name → scalar, already multiplied by its weight. A term of weight 0 is not computed.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define terms()")
+
+    def parts(self, embeddings: Embeddings, progress: float) -> tuple[Tensor | None, Tensor | None]:
+        """The base and the aligning loss of a method on a curriculum, neither of them multiplied by α.
+
+        Their gradients are compared at the embeddings; only a method with a `curriculum` is asked.
+
+        Args:
+            embeddings: as for `terms`.
+            progress: likewise.
+
+        Returns:
+            Two scalars; None for one that has no terms.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is on no curriculum")
 
     def effective_logit_scale(self, embeddings: Embeddings) -> float | None:
         """The factor that turns the method's similarities into cosines, where it is not CLIP's own; logged once."""

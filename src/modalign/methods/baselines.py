@@ -169,6 +169,7 @@ class HybridDistillationPairPull(HybridDistillation):
     """
 
     name: ClassVar[str] = "hycd-pair-pull"
+    aligning_terms = ("pair_pull",)
 
     pair_pull: float = 1.0
 
@@ -198,6 +199,7 @@ class GeodesicMix(Method):
     """
 
     name: ClassVar[str] = "m2-mix"
+    aligning_terms = ("m2_mix",)
 
     m2_mix: float = 0.01
     contrastive: float = 1.0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from modalign.embeddings import Embeddings
@@ -40,6 +41,11 @@ class Combine(Method):
         if not self.towers:
             names = ", ".join(method.name for method in self.methods)
             raise ValueError(f"methods {names} share no tower that all of them can train; combine others")
+        paced = [method for method in self.methods if method.curriculum is not None]
+        if len(paced) > 1:
+            names = ", ".join(method.name for method in paced)
+            raise ValueError(f"methods {names} are each on a curriculum of their own; combine at most one such method")
+        self.curriculum = paced[0].curriculum if paced else None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -84,12 +90,23 @@ class Combine(Method):
         """Every method's terms."""
         found: list[tuple[str, str, Tensor]] = []
         for position, method in enumerate(self.methods):
-            prefix = f"{position}."
-            draws = {key[len(prefix) :]: value for key, value in embeddings.draws.items() if key.startswith(prefix)}
-            for name, term in method.terms(replace(embeddings, draws=draws), progress).items():
+            for name, term in method.terms(_drawn_for(position, embeddings), progress).items():
                 found.append((self._label(position), name, term))
         uses = Counter(name for _, name, _ in found)
         return {name if uses[name] == 1 else f"{label}.{name}": term for label, name, term in found}
+
+    def parts(self, embeddings: Embeddings, progress: float) -> tuple[Tensor | None, Tensor | None]:
+        """The aligning loss of the method on a curriculum against everything else."""
+        base: list[Tensor] = []
+        aligning: Tensor | None = None
+        for position, method in enumerate(self.methods):
+            record = _drawn_for(position, embeddings)
+            if method.curriculum is None:
+                base += method.terms(record, progress).values()
+                continue
+            own, aligning = method.parts(record, progress)
+            base += [own] if own is not None else []
+        return torch.stack(base).sum() if base else None, aligning
 
     def _label(self, position: int) -> str:
         name = self.methods[position].name
@@ -104,3 +121,10 @@ class Combine(Method):
         """The methods' modules, in order."""
         modules = [module for method in self.methods if (module := method.module()) is not None]
         return nn.ModuleList(modules) if modules else None
+
+
+def _drawn_for(position: int, embeddings: Embeddings) -> Embeddings:
+    """The record with one method's draws under their own names."""
+    prefix = f"{position}."
+    draws = {key[len(prefix) :]: value for key, value in embeddings.draws.items() if key.startswith(prefix)}
+    return replace(embeddings, draws=draws)

@@ -66,6 +66,7 @@ class Kuea(Method):
     """
 
     name: ClassVar[str] = "kuea"
+    aligning_terms = ("kernel",)
 
     kernel_weight: float = 0.5
     anchor_weight: float = 1.0

@@ -43,6 +43,7 @@ class RandomFeatureAlignment(Method):
     """
 
     name: ClassVar[str] = "rafa"
+    aligning_terms = ("rafa",)
 
     rafa: float = 1.0
     reduction: Literal["mean", "paper"] = "mean"

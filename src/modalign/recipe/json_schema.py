@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from modalign.methods import METHODS, Combine
+from modalign.methods import METHODS, Combine, Method, OnCurriculum
 from modalign.recipe import DEFAULT_METHOD, Recipe
 from modalign.recipe.showing import first_sentence, method_keys
 
@@ -22,8 +22,8 @@ def schema() -> dict[str, Any]:
     """
     tree = Recipe.model_json_schema(schema_generator=_Untitled)
     definitions: dict[str, Any] = tree.setdefault("$defs", {})
-    for name in METHODS:
-        definitions[f"method-{name}"] = _method(name, definitions)
+    for name, cls in METHODS.items():
+        definitions[f"method-{name}"] = _method(name, cls, definitions)
     single = [{"$ref": f"#/$defs/method-{name}"} for name in METHODS]
     definitions["method-combine"] = {
         "type": "object",
@@ -35,16 +35,18 @@ def schema() -> dict[str, Any]:
         "required": ["name", "methods"],
         "additionalProperties": False,
     }
+    paced = _method(OnCurriculum.name, OnCurriculum, definitions)
+    paced["properties"]["method"] = {"description": "the method on the curriculum", "oneOf": single}
+    definitions["method-curriculum"] = paced | {"required": ["name", "method"]}
     names = {"enum": list(METHODS), "description": "a method with its defaults"}
     tree["properties"]["method"] = {
         "description": "which method trains, and its settings",
-        "oneOf": [names, *single, {"$ref": "#/$defs/method-combine"}],
+        "oneOf": [names, *single, *({"$ref": f"#/$defs/method-{kind}"} for kind in ("combine", "curriculum"))],
     }
     return {"$schema": DIALECT, **tree}
 
 
-def _method(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    cls = METHODS[name]
+def _method(name: str, cls: type[Method], definitions: dict[str, Any]) -> dict[str, Any]:
     made = TypeAdapter(cls).json_schema(schema_generator=_Untitled)
     definitions |= made.get("$defs", {})
     told = method_keys(name)

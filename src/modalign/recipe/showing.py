@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from modalign import recipe as recipes
-from modalign.methods import METHODS, Method
+from modalign.methods import METHODS, Method, OnCurriculum
 from modalign.recipe import Given, Recipe
 from modalign.recipe.file import dump, leaves
 from modalign.recipe.problems import section_in
@@ -44,10 +44,10 @@ def method_keys(name: str) -> dict[str, str]:
     """What each setting of a method means, from the `Args` of its docstring and of those it is built on.
 
     Args:
-        name: a name of `modalign.methods.METHODS`.
+        name: a name of `modalign.methods.METHODS`, or "curriculum".
     """
     found: dict[str, str] = {}
-    for cls in reversed(METHODS[name].__mro__):
+    for cls in reversed(_class_of(name).__mro__):
         if issubclass(cls, Method):
             found |= arguments(inspect.getdoc(cls) or "")
     return found
@@ -137,10 +137,16 @@ def _of_section(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, st
 
 
 def _of_method(config: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
-    if config["name"] not in METHODS:  # several methods, added up
+    if "methods" in config:  # several methods, added up
         for number, part in enumerate(config["methods"]):
             yield from _of_method(part, f"{key}.methods.{number}")
         return
-    yield f"{key}.name", first_sentence(METHODS[config["name"]])
+    if config["name"] == OnCurriculum.name:
+        yield from _of_method(config["method"], f"{key}.method")
+    yield f"{key}.name", first_sentence(_class_of(config["name"]))
     for name, told in method_keys(config["name"]).items():
         yield f"{key}.{name}", told
+
+
+def _class_of(name: str) -> type[Method]:
+    return OnCurriculum if name == OnCurriculum.name else METHODS[name]

@@ -99,6 +99,20 @@ def find(model: DualEncoder, tower: TowerName) -> Blocks | None:
     return None
 
 
+def part_of_each(model: DualEncoder, tower: TowerName, parameters: Iterable[str]) -> dict[str, str]:
+    """Each parameter's place in its tower: "image transformer.resblocks.3", "image" for what is in no block.
+
+    Args:
+        model: any adapter's.
+        tower: which.
+        parameters: some of the tower's, adapters inside a block included.
+    """
+    blocks = find(model, tower)
+    names = blocks.names if blocks is not None else []
+    inside = {name: next((block for block in names if name.startswith(f"{block}.")), "") for name in parameters}
+    return {name: f"{tower} {block}".strip() for name, block in inside.items()}
+
+
 def told(model: DualEncoder, tower: TowerName, wanted: str, instead: str) -> Blocks:
     """`find`, or an error that says what cannot be had.
 

@@ -12,6 +12,8 @@ The algorithm, for a global batch of B pairs over W processes:
 By the chain rule the result is the gradient of the loss of the whole batch, whatever the chunk size and the number
 of processes: the loss couples all rows, but only through their embeddings (the idea of GradCache, arXiv 2101.06983).
 Where a tower drops at random, each chunk draws its masks from its own stream, so that it meets the same ones twice.
+
+A method on a curriculum has the gradients of its base and its aligning terms compared here, where both are at hand.
 """
 
 from __future__ import annotations
@@ -77,6 +79,9 @@ class Outcome:
         tower_seconds: spent embedding and back-propagating.
         loss_seconds: spent right of the boundary.
         embedded: image and text rows this process sent through a tower (re-embedding counted).
+        curriculum: α and what decided it, for a method on a curriculum.
+        conflicts: parameter name → (a·b, a·a, b·b) of the aligning gradient a and the rest b, where the curriculum
+            wants them compared in the towers.
     """
 
     terms: dict[str, float]
@@ -86,6 +91,8 @@ class Outcome:
     tower_seconds: float = 0.0
     loss_seconds: float = 0.0
     embedded: dict[str, int] = field(default_factory=dict)
+    curriculum: dict[str, float] = field(default_factory=dict)
+    conflicts: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
 def backward(
@@ -134,21 +141,28 @@ def backward(
         leaves[name] = processes.gather(features).requires_grad_()
     towers = _now(leaves)
 
-    gradients, outcome = _loss(_filled(batch, leaves), leaves, method, progress, probe)
+    filled, pace = _paced(_filled(batch, leaves), leaves, method, progress)
+    gradients, outcome = _loss(filled, leaves, method, progress, probe, pace)
     loss_done = _now(leaves)
 
-    for name, side in sides.items():
-        own_gradient = gradients[name][own]
-        if name in kept:
-            kept[name].backward(own_gradient)
-            continue
-        for row, part in _numbered(parts[name], 0):
-            with precision():
-                features = side.embed(part, own.start + row, graph=True)
-            features.backward(own_gradient[row : row + len(part)])
-        embedded[name] += len(side.inputs)
-    for side in sides.values():
-        processes.sum_gradients(side.parameters.values())
+    def push(gradient: Mapping[SideName, Tensor], *, again: bool = False) -> None:
+        """Carries a gradient at the embeddings through the towers, and sums it over processes."""
+        for name, side in sides.items():
+            if name in kept:
+                kept[name].backward(gradient[name][own], retain_graph=again)
+                continue
+            for row, part in _numbered(parts[name], 0):
+                with precision():
+                    features = side.embed(part, own.start + row, graph=True)
+                features.backward(gradient[name][own][row : row + len(part)])
+            embedded[name] += len(side.inputs)
+        for side in sides.values():
+            processes.sum_gradients(side.parameters.values())
+
+    if pace.apart is None:
+        push(gradients)
+    else:
+        _push_apart(sides, gradients, pace.apart, push, outcome)
     outcome.tower_seconds = towers - clock + _now(leaves) - loss_done
     outcome.loss_seconds = loss_done - towers
     outcome.embedded = {str(name): count for name, count in embedded.items()}
@@ -157,7 +171,9 @@ def backward(
 
 @torch.no_grad()
 def evaluate(batch: Embeddings, method: Method, progress: float) -> Outcome:
-    """The terms of a complete batch without any gradient (validation)."""
+    """The terms of a complete batch without any gradient (validation), at the strength of the latest step."""
+    if method.curriculum is not None:
+        batch = replace(batch, strength=method.curriculum.strength)
     terms = _terms(batch, method, progress)
     values = {name: float(term) for name, term in terms.items()}
     return Outcome(values, sum(values.values()))
@@ -187,8 +203,96 @@ def _terms(batch: Embeddings, method: Method, progress: float) -> dict[str, Tens
         return method.terms(batch, progress)
 
 
+@dataclass
+class _Pace:
+    """What a curriculum says of one step.
+
+    Attributes:
+        told: α and what decided it.
+        extra: what is added to the summed gradient at the embeddings, one tensor a leaf.
+        apart: α times the aligning gradient, one tensor a leaf, when it is to be compared in the towers.
+    """
+
+    told: dict[str, float] = field(default_factory=dict)
+    extra: list[Tensor] | None = None
+    apart: dict[SideName, Tensor] | None = None
+
+
+def _paced(
+    batch: Embeddings, leaves: Mapping[SideName, Tensor], method: Method, progress: float
+) -> tuple[Embeddings, _Pace]:
+    """Moves the method's curriculum on by one step; the batch comes back with its strength."""
+    curriculum = method.curriculum
+    if curriculum is None:
+        return batch, _Pace()
+    found = None
+    if curriculum.due:
+        planned = replace(batch, strength=curriculum.planned(progress))
+        found = _both_gradients(planned, list(leaves.values()), method, progress)
+    if found is not None:
+        curriculum.observe(*(torch.cat([g.flatten() for g in gradients]) for gradients in found))
+    pace = _Pace(curriculum.advance(progress))
+    alpha = pace.told["alpha"]
+    if found is not None and alpha > 0:
+        aligning, base = found
+        if curriculum.on_conflict == "project":
+            against = sum(float((a * b).sum()) for a, b in zip(aligning, base, strict=True))
+            size = sum(float(b.square().sum()) for b in base)
+            if against < 0 and size > 0:
+                pace.extra = [-alpha * against / size * b for b in base]
+        elif curriculum.on_conflict == "learning_rate":
+            pace.apart = {name: alpha * gradient for name, gradient in zip(leaves, aligning, strict=True)}
+    return replace(batch, strength=alpha), pace
+
+
+def _both_gradients(
+    batch: Embeddings, leaves: list[Tensor], method: Method, progress: float
+) -> tuple[list[Tensor], list[Tensor]] | None:
+    """The gradients of the aligning and the base loss at the embeddings; None where there is not one of each."""
+    some = leaves[0]
+    with torch.enable_grad(), torch.autocast(some.device.type, enabled=False), tf32(False):
+        base, aligning = method.parts(batch, progress)
+        if base is None or aligning is None:
+            return None
+        found = []
+        for loss in (aligning, base):
+            gradients = torch.autograd.grad(loss, leaves, allow_unused=True, retain_graph=True)
+            found.append([torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)])
+    return found[0], found[1]
+
+
+def _push_apart(
+    sides: Mapping[SideName, Side],
+    gradients: Mapping[SideName, Tensor],
+    aligning: Mapping[SideName, Tensor],
+    push: Callable[..., None],
+    outcome: Outcome,
+) -> None:
+    """Pushes the aligning gradient and the rest through the towers one after the other, and compares what arrives."""
+    trained = {name: p for side in sides.values() for name, p in side.parameters.items()}
+    before = {name: p.grad for name, p in trained.items()}
+    arrived: list[dict[str, Tensor | None]] = []
+    rest = {name: gradient - aligning[name] for name, gradient in gradients.items()}
+    for number, gradient in enumerate((aligning, rest)):
+        for parameter in trained.values():
+            parameter.grad = None
+        push(gradient, again=number == 0)
+        arrived.append({name: p.grad for name, p in trained.items()})
+    for name, parameter in trained.items():
+        parts = [g for g in (before[name], arrived[0][name], arrived[1][name]) if g is not None]
+        parameter.grad = torch.stack(parts).sum(0) if parts else None
+        a, b = arrived[0][name], arrived[1][name]
+        if a is not None and b is not None:
+            outcome.conflicts[name] = (float((a * b).sum()), float(a.square().sum()), float(b.square().sum()))
+
+
 def _loss(
-    batch: Embeddings, leaves: Mapping[SideName, Tensor], method: Method, progress: float, probe: bool
+    batch: Embeddings,
+    leaves: Mapping[SideName, Tensor],
+    method: Method,
+    progress: float,
+    probe: bool,
+    pace: _Pace,
 ) -> tuple[dict[SideName, Tensor], Outcome]:
     """The global loss and its gradient with respect to the embeddings and the method's own parameters."""
     with torch.enable_grad():
@@ -200,7 +304,7 @@ def _loss(
     module = method.module()
     own_parameters = [p for p in module.parameters() if p.requires_grad] if module is not None else []
     wanted = [*leaves.values(), *own_parameters]
-    outcome = Outcome(values, sum(values.values()))
+    outcome = Outcome(values, sum(values.values()), curriculum=pace.told)
     if not terms or not any(term.requires_grad for term in terms.values()):
         return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}, outcome
     if probe:
@@ -209,6 +313,8 @@ def _loss(
     with tf32(False):
         found = torch.autograd.grad(total, wanted, allow_unused=True, retain_graph=True)
     gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, found, strict=True)]
+    if pace.extra is not None:
+        gradients[: len(leaves)] = [g + extra for g, extra in zip(gradients, pace.extra, strict=False)]
     if not all(bool(torch.isfinite(g).all()) for g in gradients):
         for name, term in terms.items():
             parts = torch.autograd.grad(term, wanted, allow_unused=True, retain_graph=True)

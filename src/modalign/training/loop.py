@@ -25,7 +25,7 @@ from modalign.models.dual_encoder import DualEncoder
 from modalign.models.vision import VisionEncoder
 from modalign.objectives import weight_anchor
 from modalign.recipe import Recipe
-from modalign.training import boundary, checkpoint, optimizer, state
+from modalign.training import blocks, boundary, checkpoint, optimizer, state
 from modalign.training.average import Average
 from modalign.training.cost import Cost
 from modalign.training.distributed import Processes
@@ -84,7 +84,8 @@ class Loop:
         self.signals = Signals(self.model, self.method, self.scope, self.data, self.recipe, self.processes, self.target)
         self.scope.begin(self.recipe)  # after the signals have copied their teacher
         self.trained: dict[str, nn.Parameter] = self.scope.trained
-        self.optimizer = optimizer.build(self.trained, self.method_parameters, self.recipe.optimizer)
+        self.parts = self._watched_parts()
+        self.optimizer = optimizer.build(self.trained, self.method_parameters, self.recipe.optimizer, self.parts)
         self.average = Average({**self.trained, **self.scope.modes.statistics}, self.recipe.ema)
         anchored = self.method.weight_anchor > 0
         self.initial = {name: p.detach().clone() for name, p in self.trained.items()} if anchored else {}
@@ -176,7 +177,8 @@ class Loop:
         norm = float(nn.utils.clip_grad_norm_(everything, math.inf if limit is None else limit))
         if not math.isfinite(norm):
             raise NonFiniteError(f"the gradient of the towers is {norm}, though that at the embeddings is finite")
-        rate = optimizer.set_rate(self.optimizer, optimizer.factor(self.recipe.schedule, batch.step, self.steps))
+        factor = optimizer.factor(self.recipe.schedule, batch.step, self.steps)
+        rate = optimizer.set_rate(self.optimizer, factor, self._held_back(outcome))
         self.optimizer.step()
         self.average.update()
         self.cost.spend("towers", prepared + outcome.tower_seconds + time.perf_counter() - begin)
@@ -191,6 +193,8 @@ class Loop:
             "lr": rate,
             "gradient_norm": norm,
         }
+        if outcome.curriculum:
+            line["curriculum"] = outcome.curriculum | self._rates_told()
         if batch.step == 0:
             line |= self._diagnose(record)
         if anchored is not None:
@@ -198,6 +202,38 @@ class Loop:
         if probe:
             line["boundary"] = {"norms": outcome.norms, "cosines": outcome.cosines}
         return line
+
+    def _watched_parts(self) -> dict[str, str] | None:
+        """Parameter → the block whose rate a conflict of gradients lowers; None where conflicts lower no rate."""
+        curriculum = self.method.curriculum
+        if curriculum is None or curriculum.on_conflict != "learning_rate":
+            return None
+        parts: dict[str, str] = {}
+        for tower, parameters in self.scope.parameters.items():
+            parts |= blocks.part_of_each(self.model, tower, parameters)
+        curriculum.watch(sorted(set(parts.values())))
+        return parts
+
+    def _held_back(self, outcome: boundary.Outcome) -> dict[str, float] | None:
+        """What multiplies the rate of each watched block, after this step's gradients."""
+        curriculum = self.method.curriculum
+        if curriculum is None or not curriculum.groups:
+            return None
+        assert self.parts is not None
+        sums: dict[str, list[float]] = {}
+        for name, products in outcome.conflicts.items():
+            total = sums.setdefault(self.parts[name], [0.0, 0.0, 0.0])
+            total[:] = [a + b for a, b in zip(total, products, strict=True)]
+        curriculum.observe_groups(
+            {part: ab / math.sqrt(aa * bb) for part, (ab, aa, bb) in sums.items() if aa > 0 and bb > 0}
+        )
+        return curriculum.rates()
+
+    def _rates_told(self) -> dict[str, Any]:
+        curriculum = self.method.curriculum
+        if curriculum is None or not curriculum.groups:
+            return {}
+        return {"learning_rates": {part: rate for part, rate in curriculum.rates().items() if rate < 1}}
 
     def _anchor_weights(self) -> float | None:
         """Adds the gradient of λ/2·‖θ − θ_0‖², which is no function of embeddings; its value, None without one."""

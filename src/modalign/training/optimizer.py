@@ -14,7 +14,10 @@ from modalign.recipe import OptimizerRecipe, ScheduleRecipe
 
 
 def build(
-    parameters: Mapping[str, nn.Parameter], method_parameters: Mapping[str, nn.Parameter], recipe: OptimizerRecipe
+    parameters: Mapping[str, nn.Parameter],
+    method_parameters: Mapping[str, nn.Parameter],
+    recipe: OptimizerRecipe,
+    parts: Mapping[str, str] | None = None,
 ) -> torch.optim.AdamW:
     """AdamW over the trained parameters; the first group whose expression matches a name decides.
 
@@ -22,9 +25,10 @@ def build(
         parameters: the towers' trained parameters under their library's names.
         method_parameters: the method's own; they take the base rate and no weight decay unless a group says so.
         recipe: rates, decay and groups. What a group with `freeze: true` matches must have been taken out already.
+        parts: parameter name → the part of its tower whose rate changes on its own; None = no part's does.
     """
     named = {**parameters, **{f"method.{name}": p for name, p in method_parameters.items()}}
-    members: dict[tuple[float, float], list[str]] = {}
+    members: dict[tuple[float, float, str], list[str]] = {}
     for name in named:
         rate, decay = recipe.lr, 0.0 if name.startswith("method.") else recipe.weight_decay
         for group in recipe.groups:
@@ -32,10 +36,17 @@ def build(
                 rate = group.lr if group.lr is not None else rate
                 decay = group.weight_decay if group.weight_decay is not None else decay
                 break
-        members.setdefault((rate, decay), []).append(name)
+        members.setdefault((rate, decay, (parts or {}).get(name, "")), []).append(name)
     groups = [
-        {"params": [named[n] for n in names], "names": names, "lr": rate, "base_lr": rate, "weight_decay": decay}
-        for (rate, decay), names in members.items()
+        {
+            "params": [named[n] for n in names],
+            "names": names,
+            "lr": rate,
+            "base_lr": rate,
+            "weight_decay": decay,
+            "part": part,
+        }
+        for (rate, decay, part), names in members.items()
     ]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps)
 
@@ -91,8 +102,14 @@ def factor(schedule: ScheduleRecipe, step: int, steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def set_rate(optimizer: torch.optim.Optimizer, multiplier: float) -> float:
-    """Applies the schedule's factor to every group; returns the first group's rate, for the log."""
+def set_rate(optimizer: torch.optim.Optimizer, multiplier: float, parts: Mapping[str, float] | None = None) -> float:
+    """Applies the schedule's factor to every group; returns the first group's, for the log, without its part's.
+
+    Args:
+        optimizer: from `build`.
+        multiplier: the factor.
+        parts: what multiplies the rate of each part of a tower as well.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * multiplier
-    return float(optimizer.param_groups[0]["lr"])
+        group["lr"] = group["base_lr"] * multiplier * (parts or {}).get(group["part"], 1.0)
+    return float(optimizer.param_groups[0]["base_lr"] * multiplier)
