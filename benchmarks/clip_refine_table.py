@@ -20,11 +20,11 @@ import small_clip
 from modalign import environment
 from modalign.console import Reporter
 from modalign.data import sources
-from modalign.demo.run import centred
 from modalign.evaluation.gate import difference, judge
 from modalign.evaluation.results import Results
 from modalign.evaluation.tasks import evaluate
 from modalign.features import TrunkMemo, image_features, text_features
+from modalign.gap.transforms import Center, applied
 from modalign.models import DualEncoder
 from modalign.running import run_recipe
 from small_clip import Setting, joint, spread, told
@@ -90,9 +90,8 @@ def _one_seed(setting: Setting, seed: int, memo: TrunkMemo) -> dict[str, dict[st
 def _centring(setting: Setting, base: DualEncoder, before: Results, memo: TrunkMemo) -> dict[str, Any]:
     pairs = sources.pairs(setting.train)
     image = image_features(base, pairs.paths, pairs.wheres, batch_size=32, memo=memo).features
-    results = evaluate(
-        centred(base, image, text_features(base, pairs.captions)), setting.tasks, batch_size=32, memo=memo
-    )
+    centre = Center().fit(image, text_features(base, pairs.captions))
+    results = evaluate(applied(base, centre), setting.tasks, batch_size=32, memo=memo)
     return {"gate": judge(before, results).to_dict(), "gap": results.gap}
 
 

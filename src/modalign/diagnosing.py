@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from modalign import environment
 from modalign.console import Reporter
@@ -62,6 +64,66 @@ def measure_model(
     Returns:
         The report, and what it was measured on (for the JSON file).
     """
+    seen = pair_features(
+        model,
+        data,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        max_bad=max_bad,
+        image_column=image_column,
+        text_column=text_column,
+        store=store,
+        reporter=reporter,
+    )
+    return measure(seen.image, seen.text, normalize=normalize, seed=seed, shrinkage=shrinkage), seen.told
+
+
+@dataclass(frozen=True)
+class PairFeatures:
+    """A model's features of pairs.
+
+    Attributes:
+        image: N×d, raw, the pictures that could be read.
+        text: N×d, raw, of each picture's first caption.
+        told: what was embedded and by what, for a JSON file.
+    """
+
+    image: Tensor
+    text: Tensor
+    told: dict[str, Any]
+
+
+def pair_features(
+    model: str,
+    data: str,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    batch_size: int = 256,
+    workers: int = 0,
+    max_bad: int = 0,
+    image_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
+    store: Path | None = None,
+    reporter: Reporter | None = None,
+) -> PairFeatures:
+    """Embeds pairs; a row with several captions counts with its first.
+
+    Args:
+        model: a spec for `modalign.load`.
+        data: a spec for `modalign.pairs`.
+        seed: told in the record.
+        device: where the model computes.
+        batch_size: rows in one forward pass.
+        workers: decoding processes.
+        max_bad: unreadable rows tolerated.
+        image_column: as for `modalign.pairs`.
+        text_column: likewise.
+        store: a folder where features are read from and kept (see `modalign.embed`); None = computed and forgotten.
+        reporter: what the user sees.
+    """
     reporter = reporter or Reporter()
     place = resolve(device)
     pairs = sources.pairs(data, image_column=image_column, text_column=text_column, max_bad=max_bad)
@@ -94,7 +156,7 @@ def measure_model(
         "data": {"spec": data, "pairs": len(captions), "left_out": len(bad), "caption": "the first of each row"},
         "environment": environment.describe(seed, str(place)),
     }
-    return measure(image, text, normalize=normalize, seed=seed, shrinkage=shrinkage), told
+    return PairFeatures(image, text, told)
 
 
 def measure_files(

@@ -10,27 +10,8 @@ import modalign
 from modalign import methods
 from modalign.console import Reporter
 from modalign.demo import model
-from modalign.demo.run import Centre, centred, recipe, run, table
+from modalign.demo.run import recipe, run, table
 from modalign.errors import RecipeError
-
-
-def test_centring_leaves_unit_features_without_a_mean() -> None:
-    features = torch.randn(500, 8, generator=torch.Generator().manual_seed(0)) * 7 + 3
-    mean = torch.nn.functional.normalize(features, dim=-1).mean(dim=0)
-    assert mean.norm() > 0.1
-    assert Centre(mean)(features).mean(dim=0).norm() < 1e-6
-
-
-def test_the_centred_model_is_another_model_and_leaves_the_first_alone() -> None:
-    base = model.untrained(0)
-    before = base.fingerprint
-    hidden, words = torch.randn(5, 1280), torch.randn(5, 384)
-    with torch.no_grad():
-        image, text = base.project_image(hidden), base.project_text(words)
-        twin = centred(base, image, text)
-        assert twin.project_image(hidden).mean(dim=0).norm() < 1e-6
-        assert twin.project_text(words).mean(dim=0).norm() < 1e-6
-    assert base.fingerprint == before != twin.fingerprint
 
 
 def test_the_full_scope_keeps_the_rate_of_the_projections() -> None:

@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
 from modalign import methods
 from modalign.console import Reporter
 from modalign.demo import data
@@ -153,50 +151,20 @@ def recipe(method: str, seed: int = 0, train: str = "projection") -> Recipe:
 # ---- the controls -------------------------------------------------------------------------------------------
 
 
-class Centre(nn.Module):
-    """x → x/‖x‖ − μ: what is left of a unit feature once its modality's mean is taken away."""
-
-    mean: Tensor
-
-    def __init__(self, mean: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """N×d, raw → N×d; cosine similarities are taken of these."""
-        return nn.functional.normalize(features, dim=-1) - self.mean
-
-
-def centred(model: DualEncoder, image: Tensor, text: Tensor) -> DualEncoder:
-    """A copy of the demo's model that subtracts each modality's mean unit feature.
-
-    Args:
-        model: the demo's model.
-        image: N×d, raw features whose mean is taken.
-        text: M×d, raw.
-    """
-    twin = model.frozen_copy()
-    twin.spec = f"{model.spec}, mean-centred"
-    module: Any = twin.module
-    means = (nn.functional.normalize(features, dim=-1).mean(dim=0) for features in (image, text))
-    module.visual.head.mlp = nn.Sequential(module.visual.head.mlp, Centre(next(means)))
-    module.text.proj = nn.Sequential(module.text.proj, Centre(next(means)))
-    return twin
-
-
 def _centring_control(model: DualEncoder, run: Path, memo: Any, reporter: Reporter) -> dict[str, Any]:
     from modalign.evaluation.gate import judge
     from modalign.evaluation.results import Results
     from modalign.evaluation.tasks import evaluate
     from modalign.features import image_features, text_features
+    from modalign.gap.transforms import Center, applied
 
     pairs = data.pairs("refine")
     with reporter.progress("embedding the pictures whose mean is taken", len(pairs), "pictures") as update:
         image = image_features(
             model, pairs.paths, pairs.wheres, batch_size=32, memo=memo, progress=lambda done, total: update(done, "")
         ).features
-    centre = centred(model, image, text_features(model, pairs.captions))
-    results = evaluate(centre, TASKS, batch_size=32, memo=memo)
+    centre = Center().fit(image, text_features(model, pairs.captions))
+    results = evaluate(applied(model, centre), TASKS, batch_size=32, memo=memo)
     gate = judge(Results.load(run / "evaluation" / "before.json"), results)
     return {"name": CENTRING, "results": results.to_dict(), "gap": results.gap, "gate": gate.to_dict()}
 
