@@ -13,7 +13,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -75,22 +74,18 @@ def measure(name: str, architecture: str, batch: int, chunk: int) -> dict[str, f
     words = ["a photograph of something that stands in front of something else"] * batch
     inputs = {"image": torch.randn(batch, 3, 224, 224), "text": model.tokenize(words)}
     encode = {"image": model.encode_image, "text": model.encode_text}
-    seconds = []
     for _ in range(2):  # from the second step on, AdamW's moments lie beside activations and gradients
-        begin = time.perf_counter()
         adamw.zero_grad(set_to_none=True)
         sides = {t: boundary.Side(encode[t], group, inputs[t]) for t, group in chosen.parameters.items()}
         with chosen.training():
             boundary.backward(sides, rest, slice(0, batch), method, 0.5, chunk=chunk)
         adamw.step()
-        seconds.append(time.perf_counter() - begin)
     peak = peak_memory()
     return {
         "peak": (peak - before) / MB,
         "weights": sum(p.numel() * p.element_size() for p in model.module.parameters()) / MB,
         "trained": sum(p.numel() for p in chosen.trained.values()),
         "moments": sum(t.numel() * t.element_size() for state in adamw.state.values() for t in state.values()) / MB,
-        "seconds": min(seconds),
     }
 
 
@@ -107,15 +102,14 @@ def page(rows: dict[str, dict[str, float]], arguments: argparse.Namespace) -> st
         f"{arguments.batch} in chunks of {arguments.chunk}, two steps of AdamW; {told}.",
         "",
         "Peak is the process's largest resident size less what the loaded libraries take. It holds the weights, their "
-        "gradients, AdamW's two moments and the activations of one chunk. Weights include the adapters. Seconds are "
-        "those of a shared machine and only say which way is slower.",
+        "gradients, AdamW's two moments and the activations of one chunk. Weights include the adapters.",
         "",
-        "| train | peak, MB | of full | weights, MB | trained parameters | AdamW's moments, MB | s/step |",
-        "| --- | --: | --: | --: | --: | --: | --: |",
+        "| train | peak, MB | of full | weights, MB | trained parameters | AdamW's moments, MB |",
+        "| --- | --: | --: | --: | --: | --: |",
     ]
     lines += [
         f"| {name} | {row['peak']:,.0f} | {100 * row['peak'] / full:.0f} % | {row['weights']:,.0f} | "
-        f"{row['trained']:,.0f} | {row['moments']:,.1f} | {row['seconds']:.1f} |"
+        f"{row['trained']:,.0f} | {row['moments']:,.1f} |"
         for name, row in rows.items()
     ]
     return "\n".join([*lines, ""])

@@ -20,7 +20,7 @@ from modalign.cli.printing import laid_out
 from tests.tiny import tiny_open_clip, write_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ["demo", "refine", "gap", "evaluate", "compare", "probe-batch", "export", "report", "doctor"]
+COMMANDS = ["demo", "refine", "sweep", "gap", "evaluate", "compare", "probe-batch", "export", "report", "doctor"]
 RECIPE_COMMANDS = ["recipe show", "recipe check", "recipe schema", "recipe list"]
 
 
@@ -103,20 +103,39 @@ def test_the_command_line_is_what_the_documentation_says(command: str) -> None:
         "refine": {
             *("--model", "--data", "--target", "--method", "--out", "--recipe", "--set", "--resume", "--train"),
             *("--epochs", "--batch-size", "--chunk", "--lr", "--seed", "--workers", "--device", "--precision"),
-            *("--fraction", "--limit", "--image-column", "--text-column", "--max-bad", "--store", "--track"),
+            *(
+                "--fraction",
+                "--limit",
+                "--stratify",
+                "--image-column",
+                "--text-column",
+                "--max-bad",
+                "--store",
+                "--track",
+            ),
             *("--eval", "--templates", "--strict"),
+        },
+        "sweep": {
+            *("--over", "--seeds", "--interpolate", "--pick", "--model", "--data", "--target", "--method", "--out"),
+            *("--recipe", "--set", "--resume", "--eval", "--templates", "--transforms", "--no-transforms", "--jobs"),
+            *("--device", "--store"),
         },
         "gap": {
             *("--model", "--data", "--embeddings", "--normalize", "--no-normalize", "--max-bad", "--shrinkage"),
             *("--image-column", "--text-column", "--store", *common),
         },
         "evaluate": {
-            *("--model", "--against", "--task", "--templates", "--max-bad", "--store"),
+            *("--model", "--llava", "--against", "--task", "--templates", "--max-bad", "--store"),
+            *("--suite", "--data-root", "--protocol"),
             *("--image-column", "--text-column", "--label-column", *common),
         },
-        "compare": {"--task", "--templates", "--tolerance", "--strict", "--max-bad", "--store", *common},
+        "compare": {
+            *("--llava", "--task", "--templates", "--tolerance", "--strict", "--max-bad", "--store"),
+            *("--suite", "--data-root", "--protocol"),
+            *("--image-column", "--text-column", "--label-column", *common),
+        },
         "probe-batch": {"--model", "--target", "--data", "--sizes", "--trials", "--max-bad", "--store", *common},
-        "export": {"--to", "--out"},
+        "export": {"--to", "--out", "--llava"},
         "report": set(),
         "doctor": set(),
         "recipe show": {"--set"},
@@ -133,6 +152,7 @@ def test_the_defaults_that_help_shows_are_the_recipes() -> None:
         "--method": default.method["name"],
         "--store": "the run's own cache",
         "--fraction": 1 if default.data.fraction is None else default.data.fraction,
+        "--stratify": "yes" if default.data.stratify else "no",
         "--max-bad": default.data.max_bad,
         "--train": default.train,
         "--epochs": default.epochs,
@@ -228,6 +248,62 @@ def test_ctrl_c_outside_training_says_how_to_go_on(made: Path, tmp_path: Path, m
     assert "Traceback" not in rest and rest.splitlines()[-1] == f"stopped; go on with --out {out} --resume"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["refine"], "modalign refine: missing option '--out'; see modalign refine --help"),
+        (["nonsense"], "modalign: no such command 'nonsense'; see modalign --help"),
+        (["recipe", "check"], "modalign recipe check: missing argument 'SOURCE'; see modalign recipe check --help"),
+        (["gap"], "modalign gap: give --model and --data, or --embeddings IMAGE.npy TEXT.npy; see modalign gap --help"),
+    ],
+)
+def test_what_is_typed_wrongly_is_one_line(arguments: list[str], told: str) -> None:
+    done = inside(*arguments)
+    assert done.returncode == 2 and done.stderr.lower() == f"{told}\n".lower(), done.stderr
+
+
+def test_two_files_are_compared_as_they_are(tmp_path: Path) -> None:
+    done = inside("compare", "a.json", "b.json", "--text-column", "words")
+    assert done.returncode == 2 and "two JSON files are compared as they are" in done.stderr
+
+
+@pytest.mark.parametrize("moment", ["will write", pytest.param("evaluating before", marks=pytest.mark.slow)])
+def test_sigterm_outside_training_says_how_to_go_on_and_ends_with_143(made: Path, tmp_path: Path, moment: str) -> None:
+    out, many = tmp_path / "run", write_pairs(tmp_path / "many", n=1500)
+    command = ["refine", "--model", f"open_clip:local-dir:{made / 'clip'}", "--data", many, "--out", out]
+    status, rest = stopped([*command, "--batch-size", "8", "--workers", "1", "--eval", f"retrieval:{many}"], moment)
+    assert status == 143 and rest.splitlines()[-1] == f"stopped; go on with --out {out} --resume"
+    status, rest = stopped(
+        ["embed", "--model", f"open_clip:local-dir:{made / 'clip'}", "--data", many, "--store", tmp_path / "s"], "will"
+    )
+    assert status == 143 and rest.splitlines()[-1] == "stopped; what is stored stays: the same command goes on"
+
+
+def stopped(command: list[object], moment: str) -> tuple[int, str]:
+    """Exit status, and the lines after the one that says `moment`, at which SIGTERM was sent."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modalign", *map(str, command)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | ENVIRONMENT,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if moment in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    rest = process.communicate(timeout=60)[1]
+    assert "Traceback" not in rest, rest
+    return process.returncode, rest
+
+
+def test_report_refuses_a_damaged_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: x\n")
+    (tmp_path / "evaluation.json").write_text('{"gate": ')
+    refused(inside("report", tmp_path), "evaluation.json is damaged", "--resume")
+    assert not (tmp_path / "report.html").exists()
+
+
 @pytest.mark.slow
 def test_weights_that_do_not_fit_on_the_disk_end_in_one_line(made: Path, tmp_path: Path) -> None:
     """The kernel refuses to write past 64 KiB, as a full disk would; safetensors says so in an error of its own."""
@@ -291,7 +367,8 @@ def test_every_mistake_is_one_clear_line_and_status_2(made: Path, tmp_path: Path
     refused(inside(*start, "--model", clip, "--data", pairs), "48", "512")  # the default batch does not fit
     refused(inside(*start, "--model", clip, "--data", pairs, "--recipe", "none.yaml"), "none.yaml")
     refused(
-        inside(*start, "--model", clip, "--data", pairs, "--batch-size", 8, "--eval", "zeroshot:x"), "zero-shot:SPEC"
+        inside(*start, "--model", clip, "--data", pairs, "--batch-size", 8, "--eval", "zeroshot:x"),
+        "kinds are zero-shot",
     )
     refused(inside("report", tmp_path), str(tmp_path), "recipe.yaml")
     refused(inside("gap", "--embeddings", tmp_path / "a.npy", tmp_path / "b.npy"), "a.npy")

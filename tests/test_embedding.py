@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import modalign
 from modalign.cli import app
 from modalign.data.images import decode
-from modalign.errors import ModelError
+from modalign.errors import DataError, ModelError
 from tests.tiny import tiny_open_clip, write_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,8 +120,8 @@ def test_one_two_and_four_processes_write_the_same_rows(clip: str, tmp_path: Pat
     script = tmp_path / "embed.py"
     script.write_text(
         "import os, sys, torch, modalign\n"
-        "from modalign import embedder\n"
-        "embedder.BLOCK = 8\n"
+        "from modalign import missing\n"
+        "missing.BLOCK = 8\n"
         "s = modalign.embed(*sys.argv[1:3], out=sys.argv[3], batch_size=4, device='cpu', max_bad=1)\n"
         "found = s.image[:], s.text[:], s.kept, [str(b) for b in s.bad]\n"
         "torch.save(found, sys.argv[3] + os.environ['RANK'])\n"
@@ -146,3 +146,15 @@ def test_one_two_and_four_processes_write_the_same_rows(clip: str, tmp_path: Pat
     for image, text, kept, bad in found[1:]:
         assert torch.equal(image, found[0][0]) and torch.equal(text, found[0][1])
         assert torch.equal(kept, found[0][2]) and bad == found[0][3] and len(bad) == 1
+
+
+def test_columns_reach_a_spec_and_are_refused_where_they_name_nothing(clip: str, tmp_path: Path) -> None:
+    table = Path(write_pairs(tmp_path / "pairs", n=4)) / "metadata.csv"
+    table.write_text(table.read_text().replace("file_name,text", "picture,words"))
+    columns = {"image_column": "picture", "text_column": "words"}
+    stored = modalign.embed(clip, str(tmp_path / "pairs"), out=tmp_path / "store", silent=True, **columns)
+    assert stored.image is not None and len(stored.image) == 4 and len(stored.captions) == 4
+    with pytest.raises(DataError, match="no captions are embedded"):
+        modalign.embed(clip, str(tmp_path / "pairs"), out=tmp_path / "store", towers=["image"], silent=True, **columns)
+    with pytest.raises(DataError, match="read already"):
+        modalign.embed(clip, modalign.pairs(tmp_path / "pairs", **columns), out=tmp_path / "store", **columns)

@@ -165,3 +165,44 @@ def test_bfloat16_trains_near_float32_and_is_judged_in_float32(clip: str, tmp_pa
     assert first[0]["metrics"] == second[0]["metrics"]
     with pytest.raises(RecipeError, match="tf32"):
         modalign.refine(clip, data, out=tmp_path / "tf32", precision="tf32", device="cpu", **SMALL)
+
+
+def test_the_tasks_of_a_run_have_columns_of_their_own(clip: str, tmp_path: Path) -> None:
+    data, judged = write_pairs(tmp_path / "pairs", n=24), Path(write_pairs(tmp_path / "judged", n=24, seed=1))
+    table = judged / "metadata.csv"
+    table.write_text(table.read_text().replace("file_name,text", "picture,words"))
+    settings = SMALL | {"data__validation": 0.0, "evaluation__tasks": [f"retrieval:{judged}"]}
+    with pytest.raises(DataError, match="has no column file_name"):
+        modalign.refine(clip, data, out=tmp_path / "run", **settings)
+    columns = {"evaluation__image_column": "picture", "evaluation__text_column": "words"}
+    with pytest.raises(DataError, match=r"--label-column .*evaluation\.label_column\) 'kind' names nothing"):
+        modalign.refine(clip, data, out=tmp_path / "run", **settings, **columns, evaluation__label_column="kind")
+    with pytest.raises(RecipeError, match=r"evaluation\.text_column: the recipe names no evaluation\.tasks"):
+        modalign.refine(clip, data, out=tmp_path / "run", **SMALL, evaluation__text_column="words")
+    run = modalign.refine(clip, data, out=tmp_path / "run", **settings, **columns)
+    assert run.gate is not None and {row.metric for row in run.gate.rows} >= {"retrieval.text_to_image_r1"}
+
+
+def test_a_stratified_subset_trains_on_each_class_in_proportion(clip: str, tmp_path: Path) -> None:
+    data = Path(write_pairs(tmp_path / "pairs", n=40))
+    header, *lines = (data / "metadata.csv").read_text().splitlines()
+    told = [f"{line},{'rare' if number % 10 == 0 else 'common'}" for number, line in enumerate(lines)]
+    (data / "metadata.csv").write_text("\n".join([f"{header},label", *told]) + "\n")
+    settings = SMALL | {"data__validation": 0.0, "data__batch_size": 10, "data__limit": 10, "data__stratify": True}
+    modalign.refine(clip, str(data), out=tmp_path / "run", **settings)
+    told = json.loads((tmp_path / "run" / "environment.json").read_text())["identity"]
+    pairs = modalign.pairs(data)
+    classes = [int(number % 10 == 0) for number in range(40)]
+    assert told["data"] == pairs.subset(limit=10, classes=classes).fingerprint != pairs.subset(limit=10).fingerprint
+    with pytest.raises(RecipeError, match="pass their spec"):
+        modalign.refine(clip, pairs, out=tmp_path / "other", **settings)
+
+
+def test_a_damaged_evaluation_of_a_finished_run_is_named(clip: str, tmp_path: Path) -> None:
+    data = write_pairs(tmp_path / "pairs", n=48)
+    modalign.refine(clip, data, out=tmp_path / "run", **SMALL)
+    (tmp_path / "run" / "evaluation.json").write_text("{")
+    with pytest.raises(OutputError, match=r"evaluation\.json is damaged .* remove it and go on with --resume"):
+        modalign.refine(clip, data, out=tmp_path / "run", resume=True, **SMALL)
+    (tmp_path / "run" / "evaluation.json").unlink()
+    assert modalign.refine(clip, data, out=tmp_path / "run", resume=True, **SMALL).gate is not None

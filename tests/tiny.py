@@ -294,7 +294,8 @@ def tiny_coca(folder: Path, seed: int = 0) -> str:
 def tiny_eva(folder: Path, architecture: str = "tiny_eva02", image_size: int = 32, seed: int = 0) -> str:
     """Writes an open_clip folder holding a `CustomTextCLIP` built as EVA02-B-16 is, around a smaller EVA; its spec.
 
-    `tiny_eva02` is known to this process alone; `eva02_tiny_patch14_224` is timm's own smallest.
+    `tiny_eva02` is known to this process alone, as is `tiny_eva01`, whose query, key and value are one weight that no
+    layer is called with; `eva02_tiny_patch14_224` is timm's own smallest.
     """
     import open_clip
 
@@ -313,6 +314,10 @@ def register_tiny_eva() -> None:
     if is_model("tiny_eva02"):
         return
 
+    def tiny_eva01(pretrained: bool = False, **settings: Any) -> Eva:
+        known = {name: settings[name] for name in ("num_classes", "global_pool") if name in settings}
+        return Eva(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=2, **known)
+
     def tiny_eva02(pretrained: bool = False, **settings: Any) -> Eva:
         known = {name: settings[name] for name in ("num_classes", "global_pool") if name in settings}
         return Eva(
@@ -330,8 +335,9 @@ def register_tiny_eva() -> None:
             **known,
         )
 
-    tiny_eva02.__module__ = "timm.models.eva"
-    register_model(tiny_eva02)
+    for architecture in (tiny_eva01, tiny_eva02):
+        architecture.__module__ = "timm.models.eva"
+        register_model(architecture)
 
 
 def tiny_meta_clip(folder: Path, seed: int = 0) -> str:
@@ -362,14 +368,20 @@ def _siglip_tokenizer(folder: Path) -> Any:
 
 
 def _gemma_tokenizer(folder: Path) -> Any:
-    """Gemma's tokenizer, as the fixed-resolution SigLIP 2 checkpoints store it: no start token, padded on the right."""
+    """Gemma's tokenizer, as the fixed-resolution SigLIP 2 checkpoints store it: no start token, no attention mask."""
     from transformers import GemmaTokenizerFast
 
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     pieces = [*specials, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *map(chr, range(33, 127))]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     made = GemmaTokenizerFast(
-        vocab=vocabulary, merges=[], add_bos_token=False, add_eos_token=True, padding_side="right", do_lower_case=True
+        vocab=vocabulary,
+        merges=[],
+        add_bos_token=False,
+        add_eos_token=True,
+        padding_side="right",
+        do_lower_case=True,
+        model_input_names=["input_ids"],
     )
     made.save_pretrained(folder)
     return made
@@ -410,3 +422,75 @@ def _sentence_pieces() -> bytes:
         num_threads=1,
     )
     return model.getvalue()
+
+
+def tiny_llava(folder: Path, *, seed: int = 0, layer: int = -2, hidden_act: str = "quick_gelu", width: int = 64) -> str:
+    """Writes a transformers LLaVA whose tower has the shape of `tiny_hf_clip`'s, with its processor; its folder.
+
+    The language model is a Llama of two layers over bytes. Its weights are drawn wide, so that what it says depends on
+    the picture, and its tower is another draw than `tiny_hf_clip`'s of the same seed.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    specials = ["<s>", "</s>", "<pad>", "<image>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {piece: index for index, piece in enumerate([*specials, *letters])}
+    inner = Tokenizer(models.BPE(vocabulary, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    tokenizer: Any = PreTrainedTokenizerFast(
+        tokenizer_object=inner, model_max_length=512, additional_special_tokens=["<image>"], **names
+    )
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    vision = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        hidden_act=hidden_act,
+        projection_dim=32,
+    )
+    text = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        initializer_range=0.3,
+    )
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=3, vision_feature_layer=layer, image_seq_length=16
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + 1)
+        module = LlavaForConditionalGeneration(config).eval()
+        _perturb(module)
+        with torch.no_grad():
+            for name, weight in module.named_parameters():
+                if "multi_modal_projector" in name and weight.ndim == 2:
+                    weight.normal_(std=0.3)
+    module.save_pretrained(folder)
+    LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+    return str(folder)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,15 +32,14 @@ from modalign.data.feature_store import Passes, Rows
 from modalign.data.images import image_batches
 from modalign.data.pictures import Picture
 from modalign.data.store_folder import StoreFolder
-from modalign.data.store_lookup import NOTHING, look_up, picture_content, picture_names
-from modalign.data.store_shards import Array, size_text
+from modalign.data.store_lookup import NOTHING, picture_content, picture_names
+from modalign.data.store_shards import Array
 from modalign.encoders import Encoder, Tower, refuse_unsteady
 from modalign.environment import versions
 from modalign.errors import DataError, OutputError
+from modalign.missing import Missing, Shelf, missing_pictures, missing_texts
 from modalign.training.distributed import Processes
 
-BLOCK = 1024
-"""Rows in a shard, at least: what a kill can cost."""
 T = TypeVar("T")
 _Places = tuple[list[str], Array]
 
@@ -63,27 +61,6 @@ class Stored:
     bad: list[BadRow]
     passes: Passes
     waited: float = 0.0
-
-
-@dataclass
-class _Job:
-    """What is to be computed, decided by the main process.
-
-    Attributes:
-        request: a hash of all inputs.
-        blocks: positions among the distinct inputs, each block a shard.
-        retries: how many of the blocks, at the end, were tried before in vain.
-        number: of the first shard.
-        names: n×16 bytes, the main process's.
-        unreadable: positions of pictures that are not there.
-    """
-
-    request: str
-    blocks: list[list[int]] = field(default_factory=list)
-    retries: int = 0
-    number: int = 0
-    names: Array = field(default_factory=lambda: store_shards.table([]))
-    unreadable: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -136,9 +113,11 @@ class Embedder:
         folder = self._folder(encoder)
         own = picture_names(distinct)
         with contextlib.ExitStack() as held:
-            job = self._together(lambda: self._plan_images(folder, distinct, own, held))
-            missing = [distinct[position] for position in job.unreadable]
-            _, absent = features.readable(missing, [told[p] for p in job.unreadable], max_bad=len(missing))
+            job = self._together(
+                lambda: missing_pictures(folder, distinct, own, held, self.batch_size, self.verify, self.reporter)
+            )
+            gone = [distinct[position] for position in job.unreadable]
+            _, absent = features.readable(gone, [told[p] for p in job.unreadable], max_bad=len(gone))
             computed, reasons, waited = self._compute_images(folder, encoder, distinct, told, own, job)
             why = {row.path: row.reason for row in absent}
             reasons |= {position: why[distinct[position]] for position in job.unreadable if distinct[position] in why}
@@ -174,7 +153,9 @@ class Embedder:
         folder = self._folder(tower)
         keys = store_shards.table([store_shards.digest(text.encode("utf-8", "surrogatepass")) for text in distinct])
         with contextlib.ExitStack() as held:
-            job = self._together(lambda: self._plan_texts(folder, tower, distinct, keys, held))
+            job = self._together(
+                lambda: missing_texts(folder, tower, distinct, keys, held, self.batch_size, self.reporter)
+            )
             computed = self._compute_texts(folder, tower, distinct, keys, job)
             files, places = self._together(lambda: self._locate(folder, None, keys))
         number = {text: position for position, text in enumerate(distinct)}
@@ -182,7 +163,7 @@ class Embedder:
         rows = Rows(folder, files, places[at])
         return Stored(rows, torch.arange(len(captions)), [], Passes(computed, len(distinct) - computed))
 
-    # ---- what is missing ------------------------------------------------------------------------------------
+    # ---- what the store knows -------------------------------------------------------------------------------
 
     def _folder(self, encoder: Encoder | Tower) -> StoreFolder:
         facts = {
@@ -195,49 +176,6 @@ class Embedder:
             "versions": versions(),
         }
         return StoreFolder(self.root, facts, encoder.spec)
-
-    def _plan_images(
-        self, folder: StoreFolder, pictures: list[Picture], names: list[bytes], held: contextlib.ExitStack
-    ) -> _Job:
-        job = _Job("", names=store_shards.table([name or NOTHING for name in names]))
-        job.request = store_shards.digest(job.names.tobytes()).hex()
-        job.unreadable = [position for position, name in enumerate(names) if not name]
-        reread: dict[int, bytes] = {}
-        look = look_up(folder, pictures, job.names, job.request, self.verify, reread, self.reporter)
-        if look.complete:
-            return job  # without waiting for a writer
-        held.enter_context(folder.writing(self.reporter))
-        look = look_up(folder, pictures, job.names, job.request, self.verify, reread, self.reporter)
-        job.number = folder.next_number
-        if look.moved.any():
-            names_now, contents = job.names[look.moved], look.contents[look.moved]
-            none, no_rows = store_shards.table([]), np.empty((0, 0), np.float32)
-            folder.add(job.number, job.request, names=names_now, contents=contents, keys=none, rows=no_rows)
-            job.number += 1
-        again = self._blocks(np.flatnonzero(look.tried).tolist())
-        job.blocks, job.retries = self._blocks(np.flatnonzero(look.new).tolist()) + again, len(again)
-        return job
-
-    def _plan_texts(
-        self, folder: StoreFolder, tower: Tower, texts: list[str], keys: Array, held: contextlib.ExitStack
-    ) -> _Job:
-        job = _Job(store_shards.digest(keys.tobytes()).hex())
-        missing = np.flatnonzero(folder.places(keys)[:, 0] < 0).tolist()
-        if missing:
-            held.enter_context(folder.writing(self.reporter))
-            missing = np.flatnonzero(folder.places(keys)[:, 0] < 0).tolist()
-        lengths = [
-            tower.model.token_lengths(tower.model.tokenize([texts[p] for p in missing[i : i + 4096]]))
-            for i in range(0, len(missing), 4096)
-        ]
-        if lengths:
-            order = torch.argsort(torch.cat(lengths), stable=True).tolist()
-            job.blocks, job.number = self._blocks([missing[i] for i in order]), folder.next_number
-        return job
-
-    def _blocks(self, positions: list[int]) -> list[list[int]]:
-        size = self.batch_size * -(-BLOCK // self.batch_size)
-        return [positions[i : i + size] for i in range(0, len(positions), size)]
 
     def _locate(self, folder: StoreFolder, names: Array | None, contents: Array | None = None) -> _Places:
         folder.refresh()
@@ -258,11 +196,11 @@ class Embedder:
         pictures: list[Picture],
         wheres: list[str],
         names: list[bytes],
-        job: _Job,
+        job: Missing,
     ) -> tuple[int, dict[int, str], float]:
         """Own blocks through the network; how many rows all processes computed, which they could not read and why,
         own seconds of waiting."""
-        shelf = _Shelf(self, folder, job)
+        shelf = Shelf(folder, job, self.dtype, self.reporter)
         own = list(enumerate(job.blocks))[self.processes.rank :: self.processes.world]
         total = sum(len(block) for _, block in own)
         batches = [torch.tensor(block).split(self.batch_size) for _, block in own]
@@ -311,8 +249,8 @@ class Embedder:
             reasons |= theirs
         return sum(count for count, _ in shared), reasons, waited
 
-    def _compute_texts(self, folder: StoreFolder, tower: Tower, texts: list[str], keys: Array, job: _Job) -> int:
-        shelf = _Shelf(self, folder, job)
+    def _compute_texts(self, folder: StoreFolder, tower: Tower, texts: list[str], keys: Array, job: Missing) -> int:
+        shelf = Shelf(folder, job, self.dtype, self.reporter)
         own = list(enumerate(job.blocks))[self.processes.rank :: self.processes.world]
         done, none = 0, store_shards.table([])
         with self.reporter.progress(tower.spec, sum(len(block) for _, block in own), "captions") as update:
@@ -331,38 +269,6 @@ class Embedder:
         """What the main process decides, on every process."""
         decided: list[T] = self.processes.gather_objects(decide() if self.processes.is_main else None)
         return decided[0]
-
-
-class _Shelf:
-    """Where a job's blocks are put: announces the size of the whole before the first is written."""
-
-    def __init__(self, embedder: Embedder, folder: StoreFolder, job: _Job) -> None:
-        self.embedder, self.folder, self.job = embedder, folder, job
-        self.computed = 0
-        self._announced = False
-
-    def put(self, number: int, rows: list[Tensor], *, names: Array, contents: Array, keys: Array) -> None:
-        stacked = torch.cat(rows) if rows else torch.empty(0, 0)
-        stored = stacked.to(self.embedder.dtype) if self.embedder.dtype is not None else stacked
-        if stored.dtype != stacked.dtype and not torch.equal(stored.isfinite(), stacked.isfinite()):
-            raise DataError("a feature is too large for float16; store it as fp32")
-        if not self._announced and len(stored):
-            self._announce(stored.shape[1] * stored.element_size() + 3 * store_shards.DIGEST)
-        self.folder.add(
-            self.job.number + number, self.job.request, names=names, contents=contents, keys=keys, rows=stored.numpy()
-        )
-        self.computed += len(stored)
-
-    def _announce(self, bytes_a_row: int) -> None:
-        needed = bytes_a_row * sum(map(len, self.job.blocks))
-        free = shutil.disk_usage(self.folder.path).free
-        if needed > free:
-            raise OutputError(
-                f"{self.folder.path} needs {size_text(needed)} and its disk has {size_text(free)} free; make room, "
-                "choose another store, or store float16"
-            )
-        self.embedder.reporter.say(f"will write {size_text(needed)} to {self.folder.path}")
-        self._announced = True
 
 
 def _on_cpu(rows: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from modalign.data.records import Images, Labelled, Pairs
 from modalign.demo.cache import cache_dir
 from modalign.embedder import Embedder
 from modalign.encoders import Encoder, Tower
-from modalign.errors import ModelError
+from modalign.errors import DataError, ModelError
 from modalign.features import Part
 from modalign.models.dual_encoder import DualEncoder, TowerName
 from modalign.models.loading import load
@@ -42,6 +42,8 @@ def embed(
     device: str = "auto",
     workers: int = 0,
     max_bad: int = 0,
+    image_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
     verify: bool = False,
     silent: bool = False,
 ) -> FeatureStore:
@@ -59,6 +61,8 @@ def embed(
         device: where a model given as a spec computes; a loaded one stays where it is.
         workers: decoding processes beside this one.
         max_bad: how many pictures may be unreadable; they are left out and named in `bad`.
+        image_column: of `data` given as a spec, as for `modalign.pairs`.
+        text_column: likewise, where captions are embedded.
         verify: read every picture again and compare its bytes with those its row was computed from.
         silent: no progress on standard error.
 
@@ -83,8 +87,14 @@ def embed(
         sides = {}
     else:
         raise ModelError(f"{encoder.spec} has no projection apart from its trunk; leave part as 'features'")
-    if isinstance(data, str):
-        data = sources.pairs(data, max_bad=max_bad) if "text" in sides else sources.images(data, max_bad=max_bad)
+    if text_column is not None and "text" not in sides:
+        raise DataError("no captions are embedded here, so a text column names nothing; leave it out")
+    if isinstance(data, str) and "text" in sides:
+        data = sources.pairs(data, image_column=image_column, text_column=text_column, max_bad=max_bad)
+    elif isinstance(data, str):
+        data = sources.images(data, image_column=image_column, max_bad=max_bad)
+    elif image_column is not None or text_column is not None:
+        raise DataError(f"{data.spec} is read already, so columns name nothing; leave them out")
     embedder = Embedder(
         Path(out) if out is not None else store_root(),
         precision=precision,

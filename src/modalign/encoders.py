@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from modalign.errors import ModelError
 from modalign.features import Part
 from modalign.models.dual_encoder import DualEncoder, TowerName
+from modalign.models.weights import fingerprint
 
 
 class Encoder(Protocol):
@@ -72,16 +72,14 @@ class Tower:
     @property
     def fingerprint(self) -> str:
         """A hash of this side's weights and the architecture: another text tower leaves the pictures' rows valid."""
-        digest = hashlib.sha256(f"{self.tower} {self.part}\n{self.model.architecture}".encode())
-        without = set(self.model.projection_names(self.tower)) if self.part == "trunk" else set()
-        for name, tensor in sorted(self.model.module.state_dict().items()):
-            owner = self.model.tower_of(name)
-            if owner is None and name in ("logit_scale", "logit_bias"):
-                continue
-            if owner in (self.tower, None) and name not in without:  # what neither owns, both may read
-                digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        without = {"logit_scale", "logit_bias"}
+        if self.part == "trunk":
+            without |= set(self.model.projection_names(self.tower))
+        state = self.model.module.state_dict()
+        mine = [n for n in sorted(state) if n not in without and self.model.tower_of(n) in (self.tower, None)]
+        # What neither tower owns, both may read.
+        identity = f"{self.tower} {self.part}\n{self.model.architecture}"
+        return fingerprint(identity, ((name, state[name]) for name in mine))
 
     @property
     def input_identity(self) -> str:

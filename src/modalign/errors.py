@@ -3,7 +3,8 @@
 The command line prints the message and exits with status 2; nothing here is ever shown as a traceback.
 """
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterable, Sequence
 
 
 class ModalignError(Exception):
@@ -37,7 +38,16 @@ class OutputError(ModalignError):
 
 
 class InterruptedRunError(ModalignError):
-    """The user stopped the run; what it had done is kept."""
+    """The user stopped the run; what it had done is kept.
+
+    Args:
+        told: the message.
+        number: the signal that stopped it; the command line ends with status 128 + its number.
+    """
+
+    def __init__(self, told: str, number: signal.Signals = signal.SIGINT) -> None:
+        super().__init__(told)
+        self.number = number
 
 
 class TrainingError(ModalignError):
@@ -50,3 +60,15 @@ class NonFiniteError(TrainingError):
 
 class ExportError(ModalignError):
     """A target library cannot express the model, or what was exported does not load back the same."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, for a line of ours: its first line that is not empty, or else its kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0].rstrip(". ")
+
+
+def few(names: Iterable[str], count: int = 3) -> str:
+    """The first names of a list that may be long, and how many follow: "a, b, c and 4 more"."""
+    listed = list(names)
+    return ", ".join(listed[:count]) + (f" and {len(listed) - count:,} more" if len(listed) > count else "")

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from modalign.evaluation.certificate import Certified
 from modalign.evaluation.certifying import certificate, drift_results
-from modalign.evaluation.scoring import Encoded
+from modalign.evaluation.kinds import Encoded
 from modalign.evaluation.suite import Suite
 from modalign.evaluation.target_alignment import target_alignment
 from modalign.objectives.kernels import AnyKernel
+from modalign.tensor_files import write_tensors
 
 BEFORE = "before.safetensors"
 
@@ -61,13 +62,10 @@ class Moved:
         if name == "after":
             self.after = encoded
             return
-        from safetensors.torch import save_file
-
         self.before = encoded
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{BEFORE}.tmp"
-        tensors = {"image": encoded.image, "kept": encoded.kept, "text": encoded.text}
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+        write_tensors(temporary, {"image": encoded.image, "kept": encoded.kept, "text": encoded.text})
         temporary.replace(self.folder / BEFORE)
 
     def drift(self) -> list[Certified]:

@@ -21,6 +21,7 @@ from modalign.models.dual_encoder import DualEncoder
 from modalign.models.folder import STAND_IN
 from modalign.models.loading import load
 from modalign.recipe import Recipe
+from modalign.tensor_files import write_tensors
 from modalign.training.checkpoint import write_atomically
 
 MAY_DIFFER_ON_RESUME = ("device", "data.workers", "evaluation.tolerance", "evaluation.strict", "trackers")
@@ -151,11 +152,8 @@ def write_validation(folder: Path, held: Pairs) -> Path:
 
 def write_stand_in(folder: Path, module: nn.Module | None) -> None:
     """Keeps the map that a method without a tower fitted, in place of `model/`."""
-    from safetensors.torch import save_file
-
-    tensors = {} if module is None else module.state_dict()
     temporary = folder / f".{STAND_IN}.tmp"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    write_tensors(temporary, {} if module is None else module.state_dict())
     temporary.replace(folder / STAND_IN)
 
 
@@ -167,11 +165,9 @@ def write_features(folder: Path, side: str, features: Features) -> None:
         side: "before" or "after".
         features: of the first retrieval task.
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(exist_ok=True)
     temporary = folder / f".{side}.safetensors.tmp"
-    save_file({"image": features.image.float().contiguous(), "text": features.text.float().contiguous()}, temporary)
+    write_tensors(temporary, {"image": features.image.float(), "text": features.text.float()})
     temporary.replace(folder / f"{side}.safetensors")
     rows = {
         "paths": [to_json(path) for path in features.paths],

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from modalign import embedder as embedder_module
-from modalign import features
+from modalign import features, missing
 from modalign.console import Reporter
 from modalign.data import store_shards
 from modalign.data.images import decode
@@ -38,7 +38,7 @@ FORK = multiprocessing.get_context("fork")
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedder_module, "BLOCK", 6)
+    monkeypatch.setattr(missing, "BLOCK", 6)
 
 
 @pytest.fixture
@@ -341,8 +341,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import modalign
-from modalign import embedder
-embedder.BLOCK = 8
+from modalign import missing
+missing.BLOCK = 8
 modalign.embed(sys.argv[1], sys.argv[2], out=sys.argv[3], batch_size=4, device="cpu", silent=True)
 """
 

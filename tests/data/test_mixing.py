@@ -11,6 +11,7 @@ import modalign
 from modalign.data.mixing import mix, read
 from modalign.data.records import PairRow, Pairs
 from modalign.errors import DataError
+from modalign.recipe import SourceRecipe
 from modalign.recipe import load as load_recipe
 from modalign.training.inputs import TrainingSet, batches
 from tests.tiny import write_pairs
@@ -108,3 +109,17 @@ def test_sources_of_a_recipe_have_columns_of_their_own(tmp_path: Path) -> None:
     pairs = read(recipe.data.train)
     assert len(pairs) == 4 and pairs.weights == (2, 1) and pairs.captions[-1] == "other words"
     assert pairs.spec == f"{tmp_path}/a × 2 + {tmp_path}/b.csv × 1"
+
+
+def test_a_column_for_all_sources_is_read_by_those_that_have_columns(tmp_path: Path) -> None:
+    table = Path(write_pairs(tmp_path / "pairs", n=4)) / "metadata.csv"
+    table.write_text(table.read_text().replace("file_name,text", "file_name,words"))
+    parts = [SourceRecipe(spec=str(tmp_path / "pairs")), SourceRecipe(spec="demo:test")]
+    found = read(parts, text_column="words")
+    assert [row.source for row in found.rows].count(0) == 4 and {row.source for row in found.rows} == {0, 1}
+    with pytest.raises(DataError, match="none of demo:test has columns"):
+        read(parts[1:], text_column="words")
+    with pytest.raises(DataError, match="demo:test has no columns"):
+        read([SourceRecipe(spec="demo:test", text_column="words")])
+    with pytest.raises(DataError, match="reads pictures alone"):
+        read(f"images:{tmp_path / 'pairs'}", text_column="words")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -331,3 +332,75 @@ def test_whole_number_labels_keep_their_digits_beside_empty_cells(tmp_path: Path
 def test_captions_are_no_labels(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="flickr30k has captions, no class labels"):
         labelled(f"flickr30k:{tmp_path}@test")
+
+
+@pytest.mark.parametrize(
+    ("read", "option"),
+    [
+        (lambda spec: pairs(spec, image_column="x"), "--image-column"),
+        (lambda spec: pairs(spec, text_column="x"), "--text-column"),
+        (lambda spec: images(spec, image_column="x"), "--image-column"),
+    ],
+)
+@pytest.mark.parametrize("spec", ["demo", "coco:{}@val2017", "flickr30k:{}@test"])
+def test_a_column_of_a_source_without_columns_is_refused(
+    tmp_path: Path, read: Callable[[str], object], option: str, spec: str
+) -> None:
+    with pytest.raises(DataError) as told:
+        read(spec.format(tmp_path))
+    assert str(told.value).startswith(f"{spec.format(tmp_path)} has no columns, so {option}")
+
+
+def test_a_column_of_class_folders_is_refused_and_one_of_a_table_is_not(tmp_path: Path, draw: Draw) -> None:
+    draw("cat/a.png", "dog/b.png")
+    for options in ({"label_column": "kind"}, {"image_column": "file"}):
+        with pytest.raises(DataError, match=f"{tmp_path} has no columns, so --{next(iter(options))[:5]}"):
+            labelled(tmp_path, **options)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="has no columns"):
+        images(tmp_path, image_column="file")
+    write(tmp_path / "t.csv", "file,kind\ncat/a.png,x\ndog/b.png,y\n")
+    assert labelled(tmp_path / "t.csv", image_column="file", label_column="kind").class_names == ("x", "y")
+
+
+def test_two_columns_of_one_name_are_refused_where_they_are_read(tmp_path: Path, draw: Draw) -> None:
+    draw("a.png")
+    write(tmp_path / "t.csv", "file_name,text,text,tag,tag\na.png,one,two,x,y\n")
+    with pytest.raises(DataError, match=r"t\.csv has 2 columns 'text'; rename all but one"):
+        pairs(tmp_path / "t.csv")
+    assert len(images(tmp_path / "t.csv")) == 1
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_bad_rows_are_named_in_the_order_of_the_file(
+    tmp_path: Path, draw: Draw, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    draw("a.png")
+    if ending == "csv":
+        text = "file_name,text\nmissing.png,one\na.png,two,three\na.png, \na.png,fine\na.png,x,y\n"
+        lines = [2, 3, 4, 6]
+    else:
+        rows = [{"file_name": "missing.png", "text": "one"}, 5, {"file_name": "a.png", "text": ""}]
+        rows += [{"file_name": "a.png", "text": "fine"}, 7]
+        text, lines = "".join(json.dumps(row) + "\n" for row in rows), [1, 2, 3, 5]
+    write(tmp_path / f"t.{ending}", text)
+    assert len(pairs(tmp_path / f"t.{ending}", max_bad=None)) == 1
+    told = [record.message.split(":")[2] for record in caplog.records if "left out" in record.message]
+    assert told == list(map(str, lines))
+
+
+@pytest.mark.parametrize(
+    ("spec", "part"),
+    [
+        ("", "the data spec is empty"),
+        (" ", "the data spec is empty"),
+        ("hf:", "write hf:<owner>/<name>"),
+        ("hf:csv@train", "hf:csv is a way of reading files"),
+        ("wds:", "names no tar file"),
+        ("wds::", "names no tar file"),
+    ],
+)
+def test_a_spec_that_names_nothing_is_refused_in_a_line(spec: str, part: str) -> None:
+    for read in (pairs, images, labelled):
+        with pytest.raises(DataError) as told:
+            read(spec)
+        assert part in str(told.value) and "\n" not in str(told.value)

@@ -12,6 +12,7 @@ import torch
 
 from modalign.errors import OutputError
 from modalign.models import DualEncoder, load
+from modalign.models.folder import whole_folder
 from tests.models.conftest import CAPTIONS
 
 
@@ -175,3 +176,15 @@ def test_a_place_that_cannot_be_written(model: DualEncoder, tmp_path: Path) -> N
     for place in (tmp_path / "file", tmp_path / "file" / "m"):
         with pytest.raises(OutputError, match="another place"):
             model.save(place)
+
+
+def test_weights_that_cannot_be_written_are_told_in_a_line_and_leave_nothing(tmp_path: Path) -> None:
+    """The libraries write weights through safetensors, which has an error of its own."""
+    from safetensors.torch import save_file
+
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*model: .*free space") as told,
+        whole_folder(tmp_path / "model"),
+    ):
+        save_file({"a": torch.zeros(1000)}, tmp_path / "nowhere" / "a.safetensors")
+    assert "\n" not in str(told.value) and not list(tmp_path.iterdir())

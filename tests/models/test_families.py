@@ -21,6 +21,7 @@ from tests.models.conftest import CAPTIONS
 from tests.models.refining import assert_chunks_change_nothing
 
 MADE = {
+    "plain": tiny.tiny_open_clip,
     "rn50": tiny.tiny_rn50,
     "coca": tiny.tiny_coca,
     "eva": tiny.tiny_eva,
@@ -108,7 +109,7 @@ def test_a_cocas_decoder_is_of_no_tower_and_its_text_stays_padded(family: dict[s
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("rn50", "coca") else pytest.mark.slow) for name in MADE]
+    "name", [pytest.param(name, marks=() if name in ("plain", "rn50", "coca") else pytest.mark.slow) for name in MADE]
 )
 def test_ten_steps_whole_and_in_chunks_agree(family: dict[str, Path], name: str, tmp_path: Path) -> None:
     """What is of neither tower stays bit for bit, as the statistics of BatchNorm do."""

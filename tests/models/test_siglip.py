@@ -16,6 +16,7 @@ from PIL import Image
 from transformers import SiglipModel, SiglipProcessor
 
 import modalign
+from modalign.encoders import Tower
 from modalign.errors import ModelError, RecipeError
 from modalign.models import DualEncoder, load
 from tests import tiny
@@ -141,11 +142,11 @@ def test_scale_and_bias_belong_to_no_tower(siglips: dict[str, Path], kind: str) 
     model = load(siglips[kind])
     named = {name for tower in ("image", "text") for name, _ in model.named_parameters(tower)}  # type: ignore[arg-type]
     assert {name for name, _ in model.module.named_parameters()} - named == {"logit_scale", "logit_bias"}
-    before = model.trunk_fingerprint(["text"]), model.fingerprint
+    before = Tower(model, "text", "trunk").fingerprint, model.fingerprint
     with torch.no_grad():
         dict(model.module.named_parameters())["logit_bias"].sub_(1.0)
     assert model.logit_bias is not None and model.logit_bias in (-6.0, -11.0)
-    assert model.trunk_fingerprint(["text"]) == before[0] and model.fingerprint != before[1]
+    assert Tower(model, "text", "trunk").fingerprint == before[0] and model.fingerprint != before[1]
 
 
 def test_gemmas_tokenizer_is_saved_and_loaded(siglips: dict[str, Path], tmp_path: Path) -> None:
@@ -260,3 +261,28 @@ def test_the_sigmoid_loss_on_a_model_without_a_bias_is_refused_at_once(
         modalign.refine(str(folders["hf"]), data, "sigmoid", out=tmp_path / "run", data__batch_size=4, silent=True)
     assert "contrastive" in str(told.value) and "\n" not in str(told.value)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("kind", ["hf", "gemma"])
+def test_a_tokenizer_with_an_attention_mask_is_refused_since_it_would_give_other_features(
+    siglips: dict[str, Path], kind: str, tmp_path: Path
+) -> None:
+    """The library masks padding where it is given the mask; the released checkpoints' tokenizers return none."""
+    shutil.copytree(siglips[kind], tmp_path / "model")
+    settings = tmp_path / "model" / "tokenizer_config.json"
+    settings.write_text(
+        json.dumps({**json.loads(settings.read_text()), "model_input_names": ["input_ids", "attention_mask"]})
+    )
+    library, processor = (
+        SiglipModel.from_pretrained(tmp_path / "model"),
+        SiglipProcessor.from_pretrained(tmp_path / "model"),
+    )
+    batch = processor.tokenizer(["a cat"], padding="max_length", max_length=16, return_tensors="pt")
+    with torch.no_grad():
+        masked, plain = (
+            library.text_model(**inputs).pooler_output for inputs in (batch, {"input_ids": batch["input_ids"]})
+        )
+    assert float((masked - plain).norm() / plain.norm()) > 1e-3
+    with pytest.raises(ModelError, match="returns an attention mask") as told:
+        load(tmp_path / "model")
+    assert "model_input_names" in str(told.value) and "\n" not in str(told.value)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import modalign
+from modalign.encoders import Tower
 from modalign.errors import ExportError, ModelError, RecipeError
 from modalign.models import load
 from modalign.models.wrapped import Wrapped
@@ -138,13 +139,13 @@ def test_a_projection_that_is_the_last_layer_can_train_alone() -> None:
     assert torch.equal(model.project_image(hidden), net.encode_image(pixels()))
     assert torch.equal(model.encode_image(pixels()), net.encode_image(pixels()))
     assert isinstance(net.image_out, nn.Linear)
-    before = model.trunk_fingerprint()
+    before = Tower(model, "image", "trunk").fingerprint
     with torch.no_grad():
         net.image_out.weight.add_(1)
-    assert model.trunk_fingerprint() == before
+    assert Tower(model, "image", "trunk").fingerprint == before
     with torch.no_grad():
         net.temperature.add_(1)  # of neither tower, so it may be used by both
-    assert model.trunk_fingerprint() != before
+    assert Tower(model, "image", "trunk").fingerprint != before
 
 
 def test_a_projection_that_is_not_last_is_refused() -> None:

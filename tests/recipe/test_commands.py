@@ -22,7 +22,7 @@ model: hf:./clip
 data:
   train:
     - {spec: a, weight: 2}
-    - {spec: "b #1"}
+    - {spec: "b #1", weight: 1}
 method:
   name: combine
   methods:
@@ -117,7 +117,7 @@ def test_check_names_every_problem_in_a_line_of_its_own(tmp_path: Path) -> None:
         "3: method.temperature": "number",
         "6: optimizer.groups.0.match": "regular expression",
         "8: evaluation.tasks.0": "nowhere",
-        "8: evaluation.tasks.1": "zero-shot:SPEC",
+        "8: evaluation.tasks.1": "kinds are zero-shot",
         "9: evaluation.templates": "missing.txt",
         "10: device": "cuda:N",
     }
@@ -134,6 +134,9 @@ def test_check_finds_nothing_where_a_run_could_start(tmp_path: Path, monkeypatch
         (tmp_path / folder).mkdir(parents=True)
     for file in ("t.csv", "tower.pt", "weights.pt", "tars/0.tar", "tars/1.tar"):
         (tmp_path / file).write_bytes(b"")
+    (tmp_path / "data/cc3m").mkdir()
+    for number in range(576):
+        (tmp_path / f"data/cc3m/cc3m-train-{number:04d}.tar").write_bytes(b"")
     assert [check(name) for name in recipe.shipped()] == [[]] * len(recipe.shipped())  # where their data lie
     models = ["clip", "hf:./clip", "hf:openai/clip-vit-base-patch32@main", "open_clip:local-dir:clip", "demo", "demo:1"]
     models += ["open_clip:ViT-B-32@weights.pt", "open_clip:hf-hub:laion/x", "demo+visual@tower.pt"]
@@ -148,10 +151,10 @@ def test_check_finds_nothing_where_a_run_could_start(tmp_path: Path, monkeypatch
         "tars/*.tar",
         "hf:owner/name@train",
         "demo",
-        "images:a",
-        "images:demo:test",
     ]:
         assert check("clip-refine-vit-b-32", [f"data.train='{data}'"]) == []
+    for data in ["images:a", "images:demo:test"]:
+        assert check("kuea-vit-l-14", [f"data.train='{data}'"]) == []
 
 
 @pytest.mark.parametrize(
@@ -173,14 +176,50 @@ def test_check_finds_nothing_where_a_run_could_start(tmp_path: Path, monkeypatch
         ("data.train=wds:nowhere/{0..2}.tar", "nowhere/0.tar"),
         ("data.train=[{spec: nowhere}]", "data.train.0.spec"),
         ("data.train='hf:'", "hf:<owner>/<name>"),
+        ("data.train=''", "data.train is empty"),
+        ("data.train=[]", "data.train is empty"),
+        ("data.train=[{spec: demo, weight: 1}, {spec: demo}]", "data.train.1 (demo) has no weight while others have"),
+        ("data.train=folder@train", "'folder@train': there is no such file or folder"),
+        ("data.train=splits", "has several splits"),
+        ("data.train=splits@val", "has no split 'val'"),
+        ("data.train=datasets:splits", "has several splits"),
+        ("data.train=images:demo", "reads captions"),
+        ("data.text_column=words", "data.text_column = 'words'"),
+        ("target=demo", "reads no target"),
+        ("method=kuea", "aligns with a target and the recipe names none"),
     ],
 )
 def test_check_sees_specs_that_cannot_work_without_reading_anything(
     override: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     problems = check("clip-refine-vit-b-32", [override, "evaluation.tasks=[]"])
     assert any(part in problem for problem in problems), problems
+    assert all("\n" not in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("train: projection\nseed: 1\nfrozen: live\n", "3: frozen: train: projection"),
+        ("lora:\n  rank: 4\n", "1: lora: train: full makes no adapters"),
+        ("train: lora\nlora:\n  rank: 4\n  dropout: 0.1\n", "4: lora.dropout has no effect"),
+        ("frozen: live\nnorm: batch\ndata:\n  drop_last: false\n", "4: data.drop_last: norm: batch"),
+        ("norm: batch\n", " frozen: norm: batch"),  # a default clashes: no line holds it
+        ("data:\n  train:\n    - {spec: a, weight: 1}\n    - {spec: b}\n", "4: data.train.1 (b) has no weight"),
+        ("data:\n  stratify: true\n", "2: data.stratify: there is no data.fraction"),
+    ],
+)
+def test_settings_that_clash_name_the_line_to_change(text: str, place: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as told:
+        recipe.load(path)
+    at = place if place.startswith(" ") else f"{path}:{place}"
+    assert at.strip() in str(told.value) and str(told.value).count(str(path)) == (not place.startswith(" "))
 
 
 # ---- schema -------------------------------------------------------------------------------------------------

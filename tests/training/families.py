@@ -20,6 +20,7 @@ MAKERS: dict[str, Callable[[Path], str]] = {
     "timm+bert": tiny.tiny_custom_text,
     "siglip": tiny.tiny_open_clip_siglip,
     "eva": tiny.tiny_eva,
+    "eva01": lambda folder: tiny.tiny_eva(folder, "tiny_eva01"),
     "coca": tiny.tiny_coca,
     "hf_clip": tiny.tiny_hf_clip,
     "hf_siglip": tiny.tiny_hf_siglip,

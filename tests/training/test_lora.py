@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -272,3 +273,15 @@ def test_a_run_saves_the_librarys_own_layout_merged_and_the_adapters_beside_it(
             mine = refined.encode_image(pixels)
             assert torch.allclose(mine, theirs.base_model.model.visual_projection(output), atol=1e-5)
             assert not torch.allclose(mine, base.encode_image(pixels), atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["eva01", "rn50", "timm+bert"])
+def test_where_the_default_does_not_do_the_message_prints_an_expression_that_does(family: str, loaded: Loaded) -> None:
+    with pytest.raises(RecipeError) as told:
+        targets(loaded(family))
+    (expression,) = re.findall(r"lora\.target: '([^']*)'", str(told.value))
+    found = targets(loaded(family), target=expression)
+    assert found and all(re.search(expression, name) for name in found)
+    put_in(loaded(family), expression)
+    if family == "eva01":
+        assert {name.rpartition("attn.")[2] for name in found} == {"proj", "in_proj", "out_proj"}

@@ -7,29 +7,30 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from modalign.cli import contrasting, judging, probing, recipes, refining, shipping, storing
+from modalign.cli import (
+    contrasting,
+    judging,
+    llava,
+    looking,
+    probing,
+    recipes,
+    refining,
+    shipping,
+    storing,
+    sweep,
+    transform,
+)
+from modalign.cli.stopping import OneLine
 from modalign.errors import InterruptedRunError, ModalignError
 from modalign.version import __version__
 
-
-class _Group(TyperGroup):
-    """Tells a Ctrl-C that no command has words for."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise InterruptedRunError("stopped") from None
-
-
 app = typer.Typer(
     name="modalign",
-    cls=_Group,
+    cls=OneLine,
     help="Diagnose, refine, verify and ship CLIP-like vision-language models.",
     epilog="Start with: modalign demo",
     no_args_is_help=True,
@@ -42,14 +43,18 @@ REFINE, JUDGE, SHIP = "Refine", "Diagnose and verify", "Ship and look"
 
 app.command(rich_help_panel=REFINE, epilog=refining.DEMO_EXAMPLE)(refining.demo)
 app.command(rich_help_panel=REFINE, epilog=refining.REFINE_EXAMPLE)(refining.refine)
+app.command(rich_help_panel=REFINE, epilog=sweep.EXAMPLE)(sweep.sweep)
 app.add_typer(recipes.app, name="recipe", rich_help_panel=REFINE)
 app.command(rich_help_panel=JUDGE, epilog=judging.GAP_EXAMPLE)(judging.gap)
 app.command(rich_help_panel=JUDGE, epilog=judging.EVALUATE_EXAMPLE)(judging.evaluate)
 app.command(rich_help_panel=JUDGE, epilog=judging.COMPARE_EXAMPLE)(judging.compare)
 app.command(rich_help_panel=JUDGE, epilog=contrasting.EXAMPLE)(contrasting.contrast)
+app.command(rich_help_panel=JUDGE, epilog=looking.EXAMPLE)(looking.attention)
+app.command(rich_help_panel=JUDGE, epilog=llava.EXAMPLE)(llava.llava)
 app.command("probe-batch", rich_help_panel=JUDGE, epilog=probing.EXAMPLE)(probing.probe_batch)
 app.command(rich_help_panel=JUDGE, epilog=storing.EMBED_EXAMPLE)(storing.embed)
 app.add_typer(storing.app, name="store", rich_help_panel=JUDGE)
+app.add_typer(transform.app, name="transform", rich_help_panel=REFINE)
 app.command(rich_help_panel=SHIP, epilog=shipping.EXPORT_EXAMPLE)(shipping.export)
 app.command(rich_help_panel=SHIP, epilog=shipping.REPORT_EXAMPLE)(shipping.report)
 app.command(rich_help_panel=SHIP, epilog=shipping.DOCTOR_EXAMPLE)(shipping.doctor)
@@ -77,9 +82,9 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("modalign").setLevel(logging.INFO)  # rows left out are told
     try:
-        app()
+        app(prog_name="modalign")
     except InterruptedRunError as error:
-        _leave(str(error), 130)
+        _leave(str(error), 128 + error.number)
     except ModalignError as error:
         _leave(f"error: {error}", 2)
     except KeyboardInterrupt:

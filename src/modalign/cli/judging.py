@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from modalign.cli import printing
+from modalign.cli.llava import LlavaOption, with_llava
 from modalign.cli.options import (
     DATA,
     JUDGING,
     TASK,
     BatchOption,
+    DataRootOption,
     DeviceOption,
     ImageColumnOption,
     JsonOption,
     LabelColumnOption,
     MaxBadOption,
+    ProtocolOption,
+    ProtocolTemplatesOption,
     SeedOption,
     StoreOption,
-    TemplatesOption,
+    SuiteOption,
     TextColumnOption,
     WorkersOption,
 )
@@ -34,7 +37,9 @@ if TYPE_CHECKING:
 GAP_EXAMPLE = "Example: modalign gap --embeddings image.npy text.npy --json gap.json"
 EVALUATE_EXAMPLE = (
     "Example: modalign evaluate --model hf:./my-clip --task retrieval:flickr30k:data/f30k@test\n\n"
-    "Example: modalign evaluate --model runs/kuea --task drift:data/pets --task knn:data/pets"
+    "Example: modalign evaluate --model runs/kuea --task drift:data/pets --task knn:data/pets\n\n"
+    "Example: modalign evaluate --model runs/kuea --suite core --data-root data --store features\n\n"
+    "Example: modalign evaluate --model runs/kuea --llava llava-1.5-7b-hf --task vqa:data/questions.jsonl"
 )
 COMPARE_EXAMPLE = "Example: modalign compare hf:./my-clip runs/coco --task retrieval:flickr30k:data/f30k@test"
 
@@ -102,7 +107,10 @@ def gap(
 
 def evaluate(
     model: Annotated[str, typer.Option("--model", help="Model spec, for example hf:./my-clip or a run folder.")],
-    task: Annotated[list[str], TASK],
+    task: Annotated[list[str] | None, TASK] = None,
+    suite: SuiteOption = None,
+    data_root: DataRootOption = None,
+    protocol: ProtocolOption = None,
     against: Annotated[
         str | None,
         typer.Option(
@@ -112,7 +120,8 @@ def evaluate(
             rich_help_panel=JUDGING,
         ),
     ] = None,
-    templates: TemplatesOption = "single",
+    llava: LlavaOption = None,
+    templates: ProtocolTemplatesOption = None,
     max_bad: MaxBadOption = 0,
     image_column: ImageColumnOption = None,
     text_column: TextColumnOption = None,
@@ -125,18 +134,22 @@ def evaluate(
     seed: SeedOption = 0,
 ) -> None:
     """Evaluate a model: zero-shot, retrieval and k-NN with 95 % intervals, and drift from a model before."""
+    task, protocol, store = _asked(task, suite, data_root, protocol, store)
     results = _evaluate(
         model,
-        task,
-        templates,
+        with_llava(task, llava),
         device,
-        batch_size,
-        workers,
-        seed,
-        max_bad,
-        store,
-        against,
-        {"image_column": image_column, "text_column": text_column, "label_column": label_column},
+        against=against,
+        templates=templates,
+        protocol=protocol,
+        max_bad=max_bad,
+        image_column=image_column,
+        text_column=text_column,
+        label_column=label_column,
+        batch_size=batch_size,
+        workers=workers,
+        store=store,
+        seed=seed,
     )
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +167,11 @@ def compare(
     before: Annotated[str, typer.Argument(help="Model spec, or a JSON file of `modalign evaluate`.")],
     after: Annotated[str, typer.Argument(help="Model spec, or a JSON file of `modalign evaluate`.")],
     task: Annotated[list[str] | None, TASK] = None,
-    templates: TemplatesOption = "single",
+    suite: SuiteOption = None,
+    data_root: DataRootOption = None,
+    protocol: ProtocolOption = None,
+    llava: LlavaOption = None,
+    templates: ProtocolTemplatesOption = None,
     tolerance: Annotated[
         float,
         typer.Option("--tolerance", min=0, help="The drop that is tolerated; 0.01 = a point.", rich_help_panel=JUDGING),
@@ -163,6 +180,9 @@ def compare(
         bool, typer.Option("--strict", help="Fail on 'cannot tell' too.", rich_help_panel=JUDGING)
     ] = False,
     max_bad: MaxBadOption = 0,
+    image_column: ImageColumnOption = None,
+    text_column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
     json_file: JsonOption = None,
     device: DeviceOption = "auto",
     batch_size: BatchOption = 256,
@@ -174,19 +194,32 @@ def compare(
     from modalign.evaluation.gate import judge
     from modalign.evaluation.tasks import Results
 
+    if task or suite:
+        task, protocol, store = _asked(task, suite, data_root, protocol, store)
+    task = with_llava(task or [], llava)
     specs, certain = (before, after), None
     models = [spec for spec in specs if not spec.endswith(".json")]
     if models and not task:
         raise typer.BadParameter("name at least one --task, or compare two JSON files of `modalign evaluate`")
-    if len(models) == 2:
-        *pair, certain = _evaluate_both(
-            models, task or [], templates, device, batch_size, workers, seed, max_bad, store
+    columns = {"image_column": image_column, "text_column": text_column, "label_column": label_column}
+    if not models and (task or protocol or templates or any(columns.values())):
+        raise typer.BadParameter(
+            "two JSON files are compared as they are; leave --task, --protocol, --templates and column options out"
         )
+    settings: dict[str, Any] = {
+        "templates": templates,
+        "protocol": protocol or "default",
+        "max_bad": max_bad,
+        "store": store,
+        "seed": seed,
+        **columns,
+    }
+    settings |= {"batch_size": batch_size, "workers": workers}
+    if len(models) == 2:
+        *pair, certain = _evaluate_both(models, task or [], device, **settings)
     else:
         pair = [
-            _evaluate(spec, task or [], templates, device, batch_size, workers, seed, max_bad, store)
-            if spec in models
-            else Results.load(Path(spec))
+            _evaluate(spec, task or [], device, **settings) if spec in models else Results.load(Path(spec))
             for spec in specs
         ]
     gate = judge(pair[0], pair[1], tolerance, seed=seed)
@@ -207,6 +240,30 @@ def compare(
         typer.echo(f"warning: {collapsed}")
     typer.echo(f"verdict: {gate.sentence}")
     raise typer.Exit(gate.exit_code(strict))
+
+
+def _asked(
+    task: list[str] | None, suite: str | None, data_root: Path | None, protocol: str | None, store: Path | None
+) -> tuple[list[str], str, Path | None]:
+    """All tasks, the protocol they are judged by, and where features and results are kept; tells what is missing."""
+    if suite is None:
+        if not task:
+            raise typer.BadParameter("name at least one --task, or a --suite")
+        if data_root is not None:
+            raise typer.BadParameter(
+                "--data-root is where a --suite finds its data sets; name a suite, or leave it out"
+            )
+        return task, protocol or "default", store
+    from modalign.demo.cache import cache_dir
+    from modalign.evaluation.suites import SUITES, suite_tasks
+
+    found, missing = suite_tasks(suite, data_root)
+    for lack in missing:
+        typer.echo(str(lack), err=True)
+    if store is None:
+        store = cache_dir() / "evaluation"
+        typer.echo(f"features and results are kept in {store}; --store keeps them elsewhere", err=True)
+    return [*found, *(task or [])], protocol or SUITES[suite].protocol, store
 
 
 def _print_certificate(found: Certified) -> None:
@@ -233,19 +290,8 @@ def _shrinkage(told: str | None) -> Shrinkage:
         return cast("Shrinkage", told)
 
 
-def _evaluate(
-    model: str,
-    tasks: list[str],
-    templates: str,
-    device: str,
-    batch_size: int,
-    workers: int,
-    seed: int,
-    max_bad: int,
-    store: Path | None,
-    against: str | None = None,
-    columns: Mapping[str, Any] | None = None,
-) -> Results:
+def _evaluate(model: str, tasks: list[str], device: str, *, against: str | None = None, **settings: Any) -> Results:
+    """`modalign.evaluate` of a spec; the settings are its own."""
     from modalign.console import Reporter
     from modalign.evaluation.tasks import evaluate as run
     from modalign.evaluation.tasks import parse_task
@@ -260,31 +306,11 @@ def _evaluate(
     elif (Path(model) / "recipe.yaml").is_file() and any(parse_task(task).kind == "drift" for task in tasks):
         base = began_with(Path(model)).to(resolve(device))
     with tf32(False), Reporter().counted(f"evaluating {model}", "pictures") as update:
-        return run(
-            loaded,
-            tasks,
-            against=base,
-            templates=templates,
-            batch_size=batch_size,
-            workers=workers,
-            max_bad=max_bad,
-            store=store,
-            seed=seed,
-            progress=update,
-            **(columns or {}),
-        )
+        return run(loaded, tasks, against=base, progress=update, **settings)
 
 
 def _evaluate_both(
-    models: list[str],
-    tasks: list[str],
-    templates: str,
-    device: str,
-    batch_size: int,
-    workers: int,
-    seed: int,
-    max_bad: int,
-    store: Path | None,
+    models: list[str], tasks: list[str], device: str, **settings: Any
 ) -> tuple[Results, Results, Certified | None]:
     from modalign.console import Reporter
     from modalign.evaluation.tasks import evaluate_both
@@ -294,15 +320,4 @@ def _evaluate_both(
 
     before, after = (load(model).to(resolve(device)) for model in models)
     with tf32(False), Reporter().counted(f"evaluating {' and '.join(models)}", "pictures") as update:
-        return evaluate_both(
-            before,
-            after,
-            tasks,
-            templates=templates,
-            batch_size=batch_size,
-            workers=workers,
-            max_bad=max_bad,
-            store=store,
-            seed=seed,
-            progress=update,
-        )
+        return evaluate_both(before, after, tasks, progress=update, **settings)

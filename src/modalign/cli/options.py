@@ -14,8 +14,8 @@ JUDGING = "Judging"
 MACHINE = "Machine"
 
 METHODS_HELP = "The method: clip-refine, or a baseline (contrastive, hycd, rafa, …; all: modalign doctor)."
-TASK_HELP = "zero-shot:SPEC, retrieval:SPEC, knn:SPEC or drift:SPEC; repeat for several."
-TEMPLATES_HELP = "single, openai80 or a file of prompt templates."
+TASK_HELP = "KIND:SPEC, such as zero-shot:SPEC, retrieval:SPEC, knn:SPEC or drift:SPEC; repeat for several."
+TEMPLATES_HELP = "single, openai80, clip-benchmark (chosen by data set), a data set's name, or a file of templates."
 MAX_BAD_HELP = "Unreadable rows tolerated; each is named and left out."
 
 
@@ -32,7 +32,34 @@ SetOption = Annotated[
     typer.Option("--set", help="Any recipe key, as a.b=c; repeat for several.", metavar="KEY=VALUE"),
 ]
 TASK = typer.Option("--task", help=TASK_HELP, show_default=False, rich_help_panel=JUDGING)
-TemplatesOption = Annotated[str, typer.Option("--templates", help=TEMPLATES_HELP, rich_help_panel=JUDGING)]
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        help="default, standard (CLIP_benchmark's), clip-refine, kuea or tpc-cma.",
+        show_default="default, or the suite's",
+        rich_help_panel=JUDGING,
+    ),
+]
+ProtocolTemplatesOption = Annotated[
+    str | None,
+    typer.Option("--templates", help=TEMPLATES_HELP, show_default="the protocol's", rich_help_panel=JUDGING),
+]
+SuiteOption = Annotated[
+    str | None,
+    typer.Option(
+        "--suite",
+        help="A list of tasks: clip-refine, kuea, tpc-cma, vtab, core or demo; what is missing is named.",
+        show_default=False,
+        rich_help_panel=JUDGING,
+    ),
+]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", help="The folder with the suite's data sets.", show_default=False, rich_help_panel=JUDGING
+    ),
+]
 MaxBadOption = Annotated[int, typer.Option("--max-bad", min=0, help=MAX_BAD_HELP, rich_help_panel=DATA)]
 ImageColumnOption = Annotated[
     str | None,

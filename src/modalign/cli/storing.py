@@ -13,10 +13,13 @@ from modalign.cli.options import (
     MACHINE,
     BatchOption,
     DeviceOption,
+    ImageColumnOption,
     MaxBadOption,
     Precision,
+    TextColumnOption,
     WorkersOption,
 )
+from modalign.cli.stopping import stoppable
 from modalign.errors import RecipeError
 
 EMBED_EXAMPLE = "Example: modalign embed --model hf:openai/clip-vit-base-patch32 --data coco:data/coco@train2017"
@@ -76,6 +79,8 @@ def embed(
         Path | None, typer.Option("--npy", help="Also write image.npy and text.npy into this folder.")
     ] = None,
     max_bad: MaxBadOption = 0,
+    image_column: ImageColumnOption = None,
+    text_column: TextColumnOption = None,
     root: RootOption = None,
     stored: Annotated[Stored, typer.Option("--dtype", help="On disk; fp16 is half the size.")] = Stored.FP32,
     precision: Annotated[
@@ -94,20 +99,23 @@ def embed(
 
     if (model is None) == (vision is None):
         raise RecipeError("name one network: --model SPEC, or --target SPEC for a vision model")
-    store = run(
-        model if model is not None else load_vision(str(vision), device=resolve(device)),
-        data,
-        out=root,
-        towers=_SIDES[towers.value],
-        part=part.value,
-        precision=precision.value,
-        dtype=torch.float16 if stored is Stored.FP16 else None,
-        batch_size=batch_size,
-        device=device,
-        workers=workers,
-        max_bad=max_bad,
-        verify=verify,
-    )
+    with stoppable("what is stored stays: the same command goes on"):
+        store = run(
+            model if model is not None else load_vision(str(vision), device=resolve(device)),
+            data,
+            out=root,
+            towers=_SIDES[towers.value],
+            part=part.value,
+            precision=precision.value,
+            dtype=torch.float16 if stored is Stored.FP16 else None,
+            batch_size=batch_size,
+            device=device,
+            workers=workers,
+            max_bad=max_bad,
+            image_column=image_column,
+            text_column=text_column,
+            verify=verify,
+        )
     for row in store.bad:
         typer.echo(f"left out: {row}", err=True)
     for name, rows in (("image", store.image), ("text", store.text)):

@@ -19,7 +19,7 @@ from modalign.data.files import FileIndex
 from modalign.data.found import IMAGE_COLUMNS, Columns, Found, Want, choose
 from modalign.data.named_pictures import Table
 from modalign.data.pictures import Container, Member, Picture
-from modalign.errors import DataError
+from modalign.errors import DataError, first_line
 
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
@@ -94,6 +94,14 @@ def is_saved(folder: Path) -> bool:
     )
 
 
+def path_and_split(text: str) -> tuple[Path, str]:
+    """What a path means: itself, or a folder of `save_to_disk` and the split behind its last "@"."""
+    path = Path(text).expanduser().absolute()
+    root, at, split = text.rpartition("@")
+    folder = Path(root).expanduser().absolute()
+    return (folder, split) if at and not path.exists() and is_saved(folder) else (path, "")
+
+
 def saved(folder: Path, split: str) -> ArrowFiles:
     """A folder of `save_to_disk`.
 
@@ -134,12 +142,16 @@ def from_hub(name: str, config: str | None, split: str) -> ArrowFiles:
     Raises:
         DataError: `datasets` is missing, or it cannot load this.
     """
+    if not name:
+        raise DataError("hf: names no data set; write hf:<owner>/<name>[:<configuration>][@<split>]")
     datasets = _library(f"hf:{name}")
+    if name in getattr(datasets.packaged_modules, "_PACKAGED_DATASETS_MODULES", ()):  # reads whatever lies around
+        raise DataError(f"hf:{name} is a way of reading files, no data set; pass the path of the files themselves")
     try:
         loaded = datasets.load_dataset(name, config, split=split or None)
     except Exception as error:  # the library and what it builds on raise every kind
         raise DataError(
-            f"hf:{name} cannot be loaded ({_first_line(error)}); check name, configuration, split and connection"
+            f"hf:{name} cannot be loaded ({first_line(error)}); check name, configuration, split and connection"
         ) from None
     if isinstance(loaded, dict):
         split = _chosen(f"hf:{name}", "", list(loaded))
@@ -157,7 +169,7 @@ def from_parquet(path: Path) -> ArrowFiles:
     try:
         loaded = datasets.load_dataset("parquet", data_files=str(path), split="train")
     except Exception as error:
-        raise DataError(f"{path} cannot be read as parquet ({_first_line(error)}); check the file") from None
+        raise DataError(f"{path} cannot be read as parquet ({first_line(error)}); check the file") from None
     return _cached(loaded, path.name, "", path.parent)
 
 
@@ -208,7 +220,7 @@ class _Opened:
         except FileNotFoundError:
             raise DataError(f"{path} is missing; save or download the data set again") from None
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path} cannot be read as arrow ({_first_line(error)}); save the data set again") from None
+            raise DataError(f"{path} cannot be read as arrow ({first_line(error)}); save the data set again") from None
 
     def members(self, column: str) -> Iterator[Member | str | None]:
         """Of each row: the member, the path where only that is stored, or None where neither is."""
@@ -294,11 +306,7 @@ def _json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"{path} is missing; save the data set again with save_to_disk") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({_first_line(error)}); save the data set again") from None
+        raise DataError(f"{path} cannot be read ({first_line(error)}); save the data set again") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no JSON object; save the data set again with save_to_disk")
     return content
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from modalign.errors import DataError
+from modalign.errors import DataError, few
 
 logger = logging.getLogger("modalign")
 
@@ -108,9 +108,9 @@ def class_folders(root: Path) -> dict[str, list[tuple[Path, str]]]:
         else:
             loose.append(where)
     if loose:
-        logger.warning("%s: %d pictures in no class folder are left out: %s", root, len(loose), _some(loose))
+        logger.warning("%s: %d pictures in no class folder are left out: %s", root, len(loose), few(loose))
     if empty := [name for name, files in classes.items() if not files]:
-        raise DataError(f"{root}: no picture in class folder {_some(empty)}; remove it, or it would count as a class")
+        raise DataError(f"{root}: no picture in class folder {few(empty)}; remove it, or it would count as a class")
     return classes
 
 
@@ -119,8 +119,4 @@ def _report_ignored(root: Path, ignored: list[str]) -> None:
         visible = [name for name in ignored if not is_hidden(name.rpartition("/")[2])]
         text = "%s: %d files that are no pictures are left out (%d of them hidden): %s"
         level = logging.WARNING if visible else logging.INFO
-        logger.log(level, text, root, len(ignored), len(ignored) - len(visible), _some(visible or ignored))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        logger.log(level, text, root, len(ignored), len(ignored) - len(visible), few(visible or ignored))

@@ -80,6 +80,8 @@ def choose(columns: Sequence[str], given: str | None, usual: Sequence[str], what
     """
     wanted = (given,) if given is not None else usual
     for name in wanted:
+        if columns.count(name) > 1:
+            raise DataError(f"{place} has {columns.count(name)} columns {name!r}; rename all but one")
         if name in columns:
             return name
     has = ", ".join(map(repr, columns)) or "no columns"

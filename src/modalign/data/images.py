@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from modalign.data.bad_rows import BadRow, BadRows
 from modalign.data.pictures import Member, Picture, size_of
-from modalign.errors import DataError
+from modalign.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -105,7 +105,7 @@ def image_batches(
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        reason = _first_line(error).rstrip(". ")
+        reason = first_line(error)
         raise DataError(f"a process that decodes images died: {reason}; use fewer workers, or 0") from error
 
 
@@ -136,7 +136,7 @@ class _Batches(Dataset[ImageBatch]):
                 pixels.append(tuple(view(picture) for view in (self.preprocess, self.other) if view is not None))
                 kept.append(position)
             except Exception as error:
-                bad.append(BadRow(self.wheres[position], path, f"cannot be preprocessed ({_first_line(error)})"))
+                bad.append(BadRow(self.wheres[position], path, f"cannot be preprocessed ({first_line(error)})"))
         views = [torch.stack(view) for view in zip(*pixels, strict=True)] or 2 * [torch.empty(0, 3, 0, 0)]
         other = views[1] if self.other is not None else None
         return ImageBatch(torch.tensor(kept, dtype=torch.long), views[0], tuple(bad), other)
@@ -168,12 +168,8 @@ def _reason(path: Picture, error: Exception) -> str:
             return f"too many pixels ({str(error).split(',')[0]}; Pillow takes it for a decompression bomb)"
         case UnidentifiedImageError():
             return "empty file" if size_of(path) == 0 else "not a picture Pillow can read"
-    text = _first_line(error)
+    text = first_line(error)
     return f"truncated ({text})" if "truncated" in text else f"cannot be read ({text})"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _as_is(batch: Any) -> Any:

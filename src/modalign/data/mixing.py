@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from modalign.data import sources
 from modalign.data.order import source_draws
@@ -95,19 +95,21 @@ def read(
         DataError: as `modalign.pairs` and `mix`.
     """
     if isinstance(train, str) and train.startswith(IMAGES):
+        if text_column is not None:
+            raise DataError(f"{train} reads pictures alone, so a text column names nothing there; leave it out")
         found = sources.images(train.removeprefix(IMAGES), image_column=image_column, max_bad=max_bad)
         return without_captions(found)
     if isinstance(train, str):
         return sources.pairs(train, image_column=image_column, text_column=text_column, max_bad=max_bad)
-    return mix(
-        (
-            sources.pairs(
-                part.spec,
-                image_column=part.image_column or image_column,
-                text_column=part.text_column or text_column,
-                max_bad=max_bad,
-            ),
-            part.weight,
-        )
-        for part in train
-    )
+    shared = {"image_column": image_column, "text_column": text_column}
+    if (image_column or text_column) and not any(sources.has_columns(part.spec) for part in train):
+        named = ", ".join(part.spec for part in train)
+        raise DataError(f"none of {named} has columns, so a column for all of them names nothing; leave it out")
+    return mix((sources.pairs(part.spec, max_bad=max_bad, **_columns(part, shared)), part.weight) for part in train)
+
+
+def _columns(part: Part, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """A source's own columns, and those for all where it has columns and names none."""
+    own = {"image_column": part.image_column, "text_column": part.text_column}
+    fallback = shared if any(shared.values()) and sources.has_columns(part.spec) else {}
+    return {name: column if column is not None else fallback.get(name) for name, column in own.items()}

@@ -14,7 +14,7 @@ from modalign.data.captions import is_missing
 from modalign.data.files import FileIndex, files_below
 from modalign.data.found import IMAGE_COLUMNS, Columns, Found, Want, choose
 from modalign.data.pictures import Container, Picture, from_json
-from modalign.data.tables import CSV_MISSING, TABLE_READERS, read_table
+from modalign.data.tables import CSV_MISSING, TABLE_READERS, table_rows
 from modalign.errors import DataError
 
 METADATA_NAMES = tuple(f"metadata{suffix}" for suffix in TABLE_READERS)
@@ -67,7 +67,7 @@ class Tables:
                 image = choose(names, columns.image, IMAGE_COLUMNS, "image", str(path))
                 return [image, *columns.beside_the_picture(want, names, str(path))]
 
-            for where, (name, *cells) in read_table(table.path, table.label, picked, bad):
+            for where, (name, *cells) in table_rows(table.path, table.label, picked, bad):
                 picture, reason = table.locate(name, index)
                 told = tuple(None if isinstance(cell, str) and cell in missing else cell for cell in cells)
                 yield Found(where, picture, reason, told)

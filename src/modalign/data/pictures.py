@@ -50,12 +50,14 @@ class Member:
         inner: its name there ("more/0002.png"), as its file would be called.
         offset: where its bytes begin.
         size: how many there are.
+        form: "" for the bytes of a picture file; else whose array it is a row of, the row being `offset`.
     """
 
     container: Container
     inner: str
     offset: int
     size: int
+    form: str = ""
 
     @property
     def name(self) -> str:
@@ -71,12 +73,16 @@ class Member:
         return f"{self.container.path}/{self.inner}"
 
     def read(self) -> bytes:
-        """Its bytes.
+        """Its bytes; a row of an array as a bitmap.
 
         Raises:
             DataError: the container was changed since it was looked into.
             OSError: the container cannot be read.
         """
+        if self.form:
+            from modalign.data import torchvision_sets
+
+            return torchvision_sets.bitmap(self.form, self.container, self.offset)
         # pread leaves no position behind, so that forked processes and threads may share what is open.
         return os.pread(_opened(self.container).descriptor, self.size, self.offset)
 
@@ -217,6 +223,7 @@ def to_json(picture: Picture) -> str | dict[str, Any]:
             "name": picture.inner,
             "offset": picture.offset,
             "size": picture.size,
+            **({"form": picture.form} if picture.form else {}),
         }
     return os.fspath(picture.resolve())
 
@@ -231,6 +238,6 @@ def from_json(value: str | Mapping[str, Any]) -> Picture:
         return Path(value)
     try:
         held = Container(Path(value["container"]), int(value["container_size"]), int(value["container_mtime_ns"]))
-        return Member(held, str(value["name"]), int(value["offset"]), int(value["size"]))
+        return Member(held, str(value["name"]), int(value["offset"]), int(value["size"]), str(value.get("form", "")))
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{value!r:.60} names no picture") from None

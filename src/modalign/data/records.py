@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from modalign.data.pictures import Member, Picture, real_paths, relative_names
-from modalign.data.subset import nested_order, subset_size
+from modalign.data.subset import subset_of
 from modalign.errors import DataError
 
 __all__ = ["ImageRow", "Images", "Labelled", "LabelledRow", "PairRow", "Pairs", "real_paths"]
@@ -175,16 +175,24 @@ class Pairs:
         part = f"{share:g} of {self.split or 'the pictures'}, seed {seed}"
         return replace(self, rows=stay, split=f"all but {part}"), replace(self, rows=out, split=part)
 
-    def subset(self, *, fraction: float | None = None, limit: int | None = None, seed: int = 0) -> Pairs:
+    def subset(
+        self,
+        *,
+        fraction: float | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+        classes: Sequence[int] | None = None,
+    ) -> Pairs:
         """A part of the *pictures*, with all their rows: of two parts of one seed, the smaller is in the larger.
 
         Drawn by the hash of the seed and the picture's name, as `split_off` does it but independently of it; from each
-        source of a mixture in proportion.
+        source of a mixture in proportion, and from each class where classes are given.
 
         Args:
             fraction: of the pictures, above 0 and up to 1; None = all.
             limit: at most so many pictures; None = no limit.
             seed: another seed draws other pictures.
+            classes: N numbers, each row's class (see `data.classes.classes_of`); None = no classes.
 
         Returns:
             The rows in their present order; the same object where nothing is left out.
@@ -192,7 +200,10 @@ class Pairs:
         Raises:
             DataError: a fraction or limit out of range.
         """
-        kept = _subset(self.spec, self._names, self.sources.tolist(), fraction, limit, seed)
+        strata = self.sources.tolist()
+        if classes is not None:
+            strata = _numbered(f"{source} {label}" for source, label in zip(strata, classes, strict=True)).tolist()
+        kept = subset_of(self.spec, self._names, strata, fraction, limit, seed)
         if kept is None:
             return self
         return self.take([i for i, keep in enumerate(kept) if keep])
@@ -291,22 +302,8 @@ class Labelled:
             DataError: a fraction or limit out of range.
         """
         names = relative_names(self.paths, real_paths(self.paths))
-        kept = _subset(self.spec, names, [row.label for row in self.rows], fraction, limit, seed)
+        kept = subset_of(self.spec, names, [row.label for row in self.rows], fraction, limit, seed)
         return self if kept is None else self.take([i for i, keep in enumerate(kept) if keep])
-
-
-def _subset(
-    spec: str, names: list[str], strata: list[int], fraction: float | None, limit: int | None, seed: int
-) -> list[bool] | None:
-    """Which rows stay: those of the first pictures of a nested order; None where all do."""
-    stratum: dict[str, int] = {}
-    for name, number in zip(names, strata, strict=True):
-        stratum.setdefault(name, number)
-    count = subset_size(len(stratum), fraction, limit, spec)
-    if count == len(stratum):
-        return None
-    chosen = set(nested_order(stratum, seed)[:count])
-    return [name in chosen for name in names]
 
 
 def _numbered(keys: Iterable[str]) -> Tensor:

@@ -2,34 +2,35 @@
 
 A spec is a folder with `metadata.csv`, `.jsonl` or `.parquet` (the convention of the `datasets` library), a csv, jsonl
 or parquet file, WebDataset tars (`wds:<pattern>`, or a path that ends in .tar), a folder of `datasets`'
-`save_to_disk`, `hf:<owner/name>`, `coco:<root>@<split>`, `flickr30k:<root>@<split>`, a folder of pictures or of class
-folders, or `demo[:<split>]`. docs/data.md shows each.
+`save_to_disk`, `hf:<owner/name>`, `coco:<root>@<split>`, `flickr30k:<root>@<split>`,
+`torchvision:<name>:<root>@<split>`, a folder of pictures or of class folders, or `demo[:<split>]`. docs/data.md shows
+each, docs/datasets.md those of torchvision.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from modalign.data import arrow_files, tar_shards
+from modalign.data import arrow_files, benchmark_folders, tar_shards, torchvision_sets
 from modalign.data.bad_rows import Complaint, refuse_above
-from modalign.data.captions import captions_in, is_missing, is_text
 from modalign.data.files import class_folders, image_files
 from modalign.data.found import Columns, Found, Want
 from modalign.data.named_pictures import metadata_files, tables
-from modalign.data.pictures import Picture, real_paths
+from modalign.data.pictures import real_paths
 from modalign.data.published import coco, flickr30k
 from modalign.data.records import ImageRow, Images, Labelled, LabelledRow, PairRow, Pairs
+from modalign.data.rows import image_rows, labelled_rows, pair_rows
 from modalign.data.tables import TABLE_READERS
 from modalign.errors import DataError
 
 __all__ = ["ImageRow", "Images", "Labelled", "LabelledRow", "PairRow", "Pairs", "images", "labelled", "pairs"]
 
 PUBLISHED: dict[str, Callable[[Path, str, list[Complaint]], list[PairRow]]] = {"coco": coco, "flickr30k": flickr30k}
-KINDS = (*PUBLISHED, "demo", "wds", "datasets", "hf")
+KINDS = (*PUBLISHED, "demo", "wds", "datasets", "hf", "torchvision")
 
 Spec = str | os.PathLike[str]
 logger = logging.getLogger("modalign")
@@ -74,14 +75,16 @@ def pairs(
     if kind == "demo":
         from modalign.demo import data as demo_data
 
+        _refuse_columns(spec, image_column=image_column, text_column=text_column)
         return demo_data.pairs(rest or "refine")
     bad: list[Complaint] = []
     if kind in PUBLISHED:
+        _refuse_columns(spec, image_column=image_column, text_column=text_column)
         root, split = _root_and_split(kind, rest)
         rows = PUBLISHED[kind](root, split, bad)
     else:
         source, split = _source(spec, kind, rest, image_column)
-        rows = _pair_rows(source.rows(Columns.of(image_column, text_column), "text", bad), bad)
+        rows = pair_rows(source.rows(Columns.of(image_column, text_column), "text", bad), bad)
     _judge(spec, "pair", rows, bad, max_bad)
     return Pairs(spec, tuple(rows), split)
 
@@ -103,13 +106,15 @@ def images(spec: Spec, *, image_column: str | None = None, max_bad: int | None =
     spec = os.fspath(spec)
     kind, rest = _kind_of(spec)
     bad: list[Complaint] = []
+    if image_column is not None and not has_columns(spec):
+        _refuse_columns(spec, image_column=image_column)
     if kind in PUBLISHED or kind == "demo":
         rows = [ImageRow(row.path, row.where) for row in pairs(spec, max_bad=max_bad).rows]
     elif _is_plain_folder(spec, kind):
         rows = [ImageRow(path, where) for path, where in image_files(_absolute(spec))]
     else:
         source, _ = _source(spec, kind, rest, image_column)
-        rows = _image_rows(source.rows(Columns.of(image_column), "picture", bad), bad)
+        rows = image_rows(source.rows(Columns.of(image_column), "picture", bad), bad)
     _judge(spec, "picture", rows, bad, max_bad)
     distinct: dict[str, ImageRow] = {}
     for picture, row in zip(real_paths([row.path for row in rows]), rows, strict=True):
@@ -138,6 +143,8 @@ def labelled(
     """
     spec = os.fspath(spec)
     kind, rest = _kind_of(spec)
+    if (image_column is not None or label_column is not None) and not has_columns(spec):
+        _refuse_columns(spec, image_column=image_column, label_column=label_column)
     if kind == "demo":
         from modalign.demo import data as demo_data
 
@@ -152,11 +159,20 @@ def labelled(
         rows = [LabelledRow(path, label, where) for label, files in enumerate(found.values()) for path, where in files]
     else:
         source, _ = _source(spec, kind, rest, image_column)
+        if isinstance(source, tar_shards.TarShards):
+            benchmark_folders.refuse_multilabel(spec, source.shards)
         columns = Columns.of(image_column, label=label_column)
         listed = source.class_names(columns)
-        rows, names = _labelled_rows(spec, source.rows(columns, "label", bad), listed, bad)
+        rows, names = labelled_rows(spec, source.rows(columns, "label", bad), listed, bad)
     _judge(spec, "labelled picture", rows, bad, max_bad)
     return Labelled(spec, tuple(rows), tuple(names))
+
+
+def has_columns(spec: Spec) -> bool:
+    """Whether the rows of a spec have columns (of tar files: endings) that can be named."""
+    spec = os.fspath(spec)
+    kind, _ = _kind_of(spec)
+    return kind not in (*PUBLISHED, "demo", "torchvision") and not _is_plain_folder(spec, kind)
 
 
 # ---- specs --------------------------------------------------------------------------------------------------
@@ -165,6 +181,10 @@ def labelled(
 def _kind_of(spec: str) -> tuple[str, str]:
     """ "coco:/data@val2017" → ("coco", "/data@val2017"); ("", spec) for a path."""
     kind, colon, rest = spec.partition(":")
+    if not spec.strip():
+        raise DataError(
+            "the data spec is empty; name a folder, a table, tar files or hf:<owner/name> (see docs/data.md)"
+        )
     if (kind in KINDS and colon) or kind == "demo":
         return kind, rest
     if spec.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")) or ".tar::" in spec:
@@ -176,18 +196,17 @@ def _source(spec: str, kind: str, rest: str, image_column: str | None) -> tuple[
     """What gives the rows of a spec, and the split it reads."""
     if kind == "wds":
         found = tar_shards.shards(spec, rest)
+        benchmark_folders.refuse_incomplete(spec, found.shards)
         return found, found.split
+    if kind == "torchvision":
+        held = torchvision_sets.read(spec, rest)
+        return held, held.split
     if kind == "hf":
         name, _, split = rest.partition("@")
         name, _, config = name.partition(":")
         arrow = arrow_files.from_hub(name, config or None, split)
         return arrow, arrow.split
-    path = _absolute(rest)
-    root, at, split = rest.rpartition("@")
-    if not path.exists() and at and arrow_files.is_saved(_absolute(root)):
-        path = _absolute(root)
-    else:
-        split = ""
+    path, split = arrow_files.path_and_split(rest)
     if kind == "datasets" or arrow_files.is_saved(path):
         if not path.is_dir():
             raise DataError(f"{spec}: no such folder {path}; pass one that save_to_disk wrote")
@@ -198,7 +217,7 @@ def _source(spec: str, kind: str, rest: str, image_column: str | None) -> tuple[
     if not path.exists():
         raise DataError(
             f"{spec}: no such file or folder; pass a folder, a table ({', '.join(TABLE_READERS)}), tar files, "
-            "hf:<owner/name>, coco:<root>@<split>, flickr30k:<root>@<split> or demo"
+            "hf:<owner/name>, coco:<root>@<split>, flickr30k:<root>@<split>, torchvision:<name>:<root>@<split> or demo"
         )
     return tables(spec, path), ""
 
@@ -227,6 +246,13 @@ def _root_and_split(kind: str, rest: str) -> tuple[Path, str]:
 _EXAMPLE = {"coco": "val2017", "flickr30k": "test"}
 
 
+def _refuse_columns(spec: str, **columns: object) -> None:
+    for name, value in columns.items():
+        if value is not None:
+            option = f"--{name.replace('_', '-')} (in Python {name}=)"
+            raise DataError(f"{spec} has no columns, so {option} {value!r} names nothing there; leave it out")
+
+
 def _absolute(spec: str) -> Path:
     return Path(spec).expanduser().absolute()
 
@@ -249,66 +275,3 @@ def _judge(
         logger.warning("left out: %s", complaint)
     if not rows:
         raise DataError(f"{spec} holds no {what}; check its content")
-
-
-# ---- rows ---------------------------------------------------------------------------------------------------
-
-
-def _pair_rows(found: Iterable[Found], bad: list[Complaint]) -> list[PairRow]:
-    rows: list[PairRow] = []
-    for where, picture, reason, cells in found:
-        read = [captions_in(cell) for cell in cells]
-        captions = tuple(caption for captions, _ in read for caption in captions)
-        reasons = [reason] * bool(reason) + [reason for _, reasons in read for reason in reasons]
-        if reasons:
-            bad.append(Complaint(where, "; ".join(reasons)))
-        if picture is not None and captions:
-            rows.append(PairRow(picture, captions, where))
-    return rows
-
-
-def _image_rows(found: Iterable[Found], bad: list[Complaint]) -> list[ImageRow]:
-    rows: list[ImageRow] = []
-    for where, picture, reason, _ in found:
-        if picture is None:
-            bad.append(Complaint(where, reason))
-        else:
-            rows.append(ImageRow(picture, where))
-    return rows
-
-
-def _labelled_rows(
-    spec: str, found: Iterable[Found], listed: tuple[str, ...] | None, bad: list[Complaint]
-) -> tuple[list[LabelledRow], Sequence[str]]:
-    """The rows with a label, and the classes: those listed, by number, or else the sorted distinct names."""
-    labels: list[tuple[Picture, str, str]] = []
-    unlabelled = 0
-    for where, picture, reason, cells in found:
-        label = _label(cells[0]) if cells else None
-        if label == "" or (listed is not None and label == "-1"):
-            unlabelled += 1
-        elif picture is None or label is None:
-            bad.append(Complaint(where, reason or f"the label {cells[0]!r:.40} is not a class name"))
-        elif listed is not None and not (label.isdecimal() and int(label) < len(listed)):
-            bad.append(Complaint(where, f"the label {label:.40} is no number of one of the {len(listed)} classes"))
-        else:
-            labels.append((picture, label, where))
-    if unlabelled:
-        logger.info("%s: %d rows carry no label and are left out", spec, unlabelled)
-    if listed is not None:
-        return [LabelledRow(picture, int(label), where) for picture, label, where in labels], listed
-    names = sorted({label for _, label, _ in labels})
-    numbers = {name: number for number, name in enumerate(names)}
-    return [LabelledRow(picture, numbers[label], where) for picture, label, where in labels], names
-
-
-def _label(cell: Any) -> str | None:
-    """A class name; "" for a cell that holds none, None for one that is no name."""
-    if is_missing(cell) or cell in ("nan", "NaN"):
-        return ""
-    if isinstance(cell, float) and cell.is_integer():  # integers in a column that also has empty cells
-        return str(int(cell))
-    if isinstance(cell, str | int):
-        text = str(cell).strip()
-        return text if is_text(text) else None
-    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from modalign.errors import DataError
 
@@ -52,3 +52,26 @@ def subset_size(total: int, fraction: float | None, limit: int | None, what: str
         raise DataError(f"{what}: cannot take {limit} pictures; pass a limit of at least 1")
     count = total if fraction is None else min(max(round(fraction * total), 1), total)
     return count if limit is None else min(count, limit)
+
+
+def subset_of(
+    spec: str, names: Sequence[str], strata: Sequence[int], fraction: float | None, limit: int | None, seed: int
+) -> list[bool] | None:
+    """Which rows stay: those of the first pictures of a nested order; None where all do.
+
+    Args:
+        spec: the data, for messages.
+        names: of N rows' pictures; equal names are one picture.
+        strata: N numbers; a picture's is that of its first row.
+        fraction: as for `subset_size`.
+        limit: likewise.
+        seed: as for `nested_order`.
+    """
+    stratum: dict[str, int] = {}
+    for name, number in zip(names, strata, strict=True):
+        stratum.setdefault(name, number)
+    count = subset_size(len(stratum), fraction, limit, spec)
+    if count == len(stratum):
+        return None
+    chosen = set(nested_order(stratum, seed)[:count])
+    return [name in chosen for name in names]

@@ -13,7 +13,7 @@ from typing import Any
 
 from modalign.data.bad_rows import Complaint
 from modalign.data.captions import is_text
-from modalign.errors import DataError
+from modalign.errors import DataError, first_line
 
 # From the header's names, the columns that are wanted; raises DataError when the header lacks them.
 Pick = Callable[[Sequence[str]], Sequence[str]]
@@ -30,6 +30,11 @@ CSV_MISSING = frozenset(
 
 
 def read_table(path: Path, label: str, pick: Pick, bad: list[Complaint]) -> list[Row]:
+    """`table_rows`, all of them; arguments as there."""
+    return list(table_rows(path, label, pick, bad))
+
+
+def table_rows(path: Path, label: str, pick: Pick, bad: list[Complaint]) -> Iterator[Row]:
     """The picked columns of every row of a file.
 
     Args:
@@ -38,8 +43,8 @@ def read_table(path: Path, label: str, pick: Pick, bad: list[Complaint]) -> list
         pick: chooses columns from the header.
         bad: takes a complaint for each line that cannot be read.
 
-    Returns:
-        Rows in the file's order.
+    Yields:
+        Rows in the file's order; a complaint about a line comes before the rows after it are given.
 
     Raises:
         DataError: the file cannot be read, or `pick` misses a column.
@@ -48,7 +53,7 @@ def read_table(path: Path, label: str, pick: Pick, bad: list[Complaint]) -> list
     if reader is None:
         raise DataError(f"{path}: a table is one of {', '.join(TABLE_READERS)}; convert it to one of these")
     try:
-        return list(reader(path, label, pick, bad))
+        yield from reader(path, label, pick, bad)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); check the file") from None
 
@@ -88,7 +93,7 @@ def _read_csv(path: Path, label: str, pick: Pick, bad: list[Complaint]) -> Itera
 
 
 def _read_jsonl(path: Path, label: str, pick: Pick, bad: list[Complaint]) -> Iterator[Row]:
-    records: list[tuple[str, dict[str, Any]]] = []
+    lines: list[tuple[str, dict[str, Any] | None, str]] = []
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -97,15 +102,18 @@ def _read_jsonl(path: Path, label: str, pick: Pick, bad: list[Complaint]) -> Ite
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
-                bad.append(Complaint(where, f"not JSON ({error})"))
+                lines.append((where, None, f"not JSON ({error})"))
                 continue
             if isinstance(record, dict):
-                records.append((where, record))
+                lines.append((where, record, ""))
             else:
-                bad.append(Complaint(where, f"a JSON {type(record).__name__}, not an object with columns"))
-    names = pick(list(dict.fromkeys(name for _, record in records for name in record)))
-    for where, record in records:
-        yield where, tuple(record.get(name) for name in names)
+                lines.append((where, None, f"a JSON {type(record).__name__}, not an object with columns"))
+    names = pick(list(dict.fromkeys(name for _, record, _ in lines for name in record or ())))
+    for where, record, reason in lines:
+        if record is None:
+            bad.append(Complaint(where, reason))
+        else:
+            yield where, tuple(record.get(name) for name in names)
 
 
 def _read_parquet(path: Path, label: str, pick: Pick, bad: list[Complaint]) -> Iterator[Row]:
@@ -121,7 +129,7 @@ def _read_parquet(path: Path, label: str, pick: Pick, bad: list[Complaint]) -> I
                 raise DataError(f"{path}: column {name!r} holds {kind}, not paths or texts; name another column")
         table = pq.read_table(path, columns=list(names))
     except pa.ArrowException as error:
-        raise DataError(f"{path} cannot be read as parquet ({str(error).splitlines()[0]}); check the file") from None
+        raise DataError(f"{path} cannot be read as parquet ({first_line(error)}); check the file") from None
     columns = [table.column(name).to_pylist() for name in names]
     for number, cells in enumerate(zip(*columns, strict=True), start=1):
         yield f"{label}: row {number}", cells

@@ -53,21 +53,22 @@ class TarShards:
     def rows(self, columns: Columns, want: Want, bad: list[Complaint]) -> Iterator[Found]:
         """One row a sample, in the order of the shards."""
         labels = relative_names(self.shards, [str(shard) for shard in self.shards])
-        lines = _beside(self.shards[0], "nshards.txt") is not None  # how CLIP_benchmark marks its folders
+        lines = beside(self.shards[0], "nshards.txt") is not None  # how CLIP_benchmark marks its folders
         for shard, label in zip(self.shards, labels, strict=True):
             for key, sample in _samples(shard).items():
                 yield _found(f"{label}: {key}", sample, columns, want, lines)
 
     def class_names(self, columns: Columns) -> tuple[str, ...] | None:
-        """The lines of `classnames.txt` beside the tars or a folder above, where there is one."""
-        path = _beside(self.shards[0], "classnames.txt")
+        """The lines of `classnames.txt` beside the tars or a folder above, where there is one; an empty one counts."""
+        path = beside(self.shards[0], "classnames.txt")
         if path is None:
             return None
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read ({error}); write it as UTF-8, a class a line") from None
-        return tuple(line.strip() for line in lines if line.strip())
+        # CLEVR's middle distance is a class without a name: leaving its line out would number all after it wrongly.
+        return tuple(line.strip() for line in lines)
 
 
 def shards(spec: str, pattern: str) -> TarShards:
@@ -88,6 +89,8 @@ def shards(spec: str, pattern: str) -> TarShards:
             pattern, split = str(Path(root) / name), name
     found: list[Path] = []
     for part in pattern.split("::"):
+        if not part.strip(":"):
+            raise DataError(f"{spec} names no tar file; write wds:<folder> or wds:<pattern>, joined by ::")
         if re.match(r"[a-z0-9]+:", part):
             raise DataError(f"{spec}: {part} is not on this machine; fetch the tar files and name their folder")
         for text in _braces(part):
@@ -137,7 +140,8 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
-def _beside(shard: Path, name: str) -> Path | None:
+def beside(shard: Path, name: str) -> Path | None:
+    """A file that lies beside a tar, or in the folder above."""
     return next((path for path in (shard.parent / name, shard.parent.parent / name) if path.is_file()), None)
 
 

@@ -96,7 +96,7 @@ def _needed_by_python(path: Path) -> bool:
 
 @contextmanager
 def _terminating() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into an exception, so that `finally` runs."""
+    """Turns SIGTERM and SIGHUP into an exception where nothing else does, so that `finally` runs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -104,7 +104,8 @@ def _terminating() -> Iterator[None]:
     def leave(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
 
-    kept = {name: signal.signal(name, leave) for name in (signal.SIGTERM, signal.SIGHUP)}
+    deadly = [name for name in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(name) is signal.SIG_DFL]
+    kept = {name: signal.signal(name, leave) for name in deadly}
     try:
         yield
     finally:

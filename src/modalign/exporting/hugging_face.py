@@ -16,7 +16,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 from modalign.errors import ExportError
-from modalign.exporting.clip_names import transformers_state
+from modalign.models.clip_names import transformers_state
 from modalign.models.hugging_face import HuggingFaceClip
 from modalign.models.open_clip import OpenClip
 

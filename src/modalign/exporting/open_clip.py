@@ -10,7 +10,7 @@ import torch
 from open_clip.tokenizer import HFTokenizer
 
 from modalign.errors import ExportError
-from modalign.exporting.clip_names import open_clip_state
+from modalign.models.clip_names import open_clip_state
 from modalign.models.hugging_face import HuggingFaceClip
 from modalign.models.open_clip import OpenClip
 

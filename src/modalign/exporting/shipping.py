@@ -13,7 +13,7 @@ from modalign.models import DualEncoder, load
 from modalign.models.folder import versions, whole_folder
 
 
-def export(model: DualEncoder | str | Path, path: str | Path, format: str) -> Path:
+def export(model: DualEncoder | str | Path, path: str | Path, format: str, *, llava: str | Path | None = None) -> Path:
     """Exports a model and verifies it in a fresh process before the folder gets its name.
 
     Writes the target library's files in float32, a README.md with the code that loads them, and export.json with
@@ -22,7 +22,8 @@ def export(model: DualEncoder | str | Path, path: str | Path, format: str) -> Pa
     Args:
         model: a model, a run folder or any model spec.
         path: the folder to write; new or empty.
-        format: "open_clip" or "transformers".
+        format: "open_clip", "transformers", or "llava": a LLaVA with this model's image tower.
+        llava: the folder of the LLaVA whose tower is replaced, for that format alone.
 
     Returns:
         The folder.
@@ -39,8 +40,14 @@ def export(model: DualEncoder | str | Path, path: str | Path, format: str) -> Pa
     from modalign.exporting.verify import verify
 
     path = Path(path).expanduser().absolute()
+    if (llava is not None) != (format == "llava"):
+        raise ExportError("format llava and the LLaVA's folder (--llava DIR) go together: name both, or neither")
+    if llava is not None:
+        from modalign.exporting.llava import export_llava
+
+        return export_llava(model, path, llava)
     if format not in TARGETS:
-        raise ExportError(f"there is no format {format!r}: use {' or '.join(TARGETS)}")
+        raise ExportError(f"there is no format {format!r}: use {', '.join(TARGETS)} or llava")
     if path.is_dir() and any(path.iterdir()):
         raise OutputError(f"{path} is not empty: choose a new folder, or empty it")
     if not isinstance(model, DualEncoder):

@@ -33,6 +33,8 @@ from modalign.models.open_clip import OpenClip
 from modalign.models.siglip import HuggingFaceSiglip
 
 TARGET = "SiglipModel"
+UNMASKED = ["input_ids"]
+"""What the released checkpoints' tokenizers return: with an attention mask the library would leave padding out."""
 
 
 def to_transformers(model: OpenClip) -> HuggingFaceSiglip:
@@ -193,7 +195,9 @@ def _tokenizer(model: OpenClip) -> Any:
     length = model.tokenizer.context_length
     with tempfile.TemporaryDirectory() as folder:
         model.tokenizer.save_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=length, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, model_max_length=length, model_input_names=UNMASKED, trust_remote_code=False
+        )
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or model.tokenizer.clean_fn.__name__ != "_clean_canonicalize":
         return tokenizer
@@ -204,7 +208,7 @@ def _tokenizer(model: OpenClip) -> Any:
     special = {name: getattr(tokenizer, name) for name in ("pad_token", "eos_token", "unk_token")}
     # A class of its own (T5's) would rebuild the rules from the vocabulary when it is loaded, without these.
     make_tokenizer: Any = PreTrainedTokenizerFast
-    return make_tokenizer(tokenizer_object=backend, model_max_length=length, **special)
+    return make_tokenizer(tokenizer_object=backend, model_max_length=length, model_input_names=UNMASKED, **special)
 
 
 def _timm_name(vision: Any) -> str:

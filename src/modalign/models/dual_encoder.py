@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from modalign.errors import ModelError
 from modalign.models.folder import whole_folder, write_record
 from modalign.models.tokens import PatchTokens
+from modalign.models.weights import fingerprint
 
 TowerName = Literal["image", "text"]
 TOWERS: tuple[TowerName, ...] = ("image", "text")
@@ -207,21 +207,8 @@ class DualEncoder(ABC):
     @property
     def fingerprint(self) -> str:
         """A hash of weights, architecture, preprocessing and tokenizer: 64 hexadecimal digits, computed when asked."""
-        return self._hash(frozenset())
-
-    def trunk_fingerprint(self, towers: Iterable[TowerName] = TOWERS) -> str:
-        """`fingerprint` without these towers' projections, logit scale and bias: equal where the trunks agree."""
-        own = {name for name, _ in self.module.named_parameters() if self.tower_of(name) is None}
-        return self._hash(own.union(*(self.projection_names(tower) for tower in towers)))
-
-    def _hash(self, without: Set[str]) -> str:
-        digest = hashlib.sha256(f"{self.architecture}\n{self.input_identity}".encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
-            if name in without:
-                continue
-            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        identity = f"{self.architecture}\n{self.input_identity}"
+        return fingerprint(identity, sorted(self.module.state_dict().items()))
 
     def save(self, folder: str | Path) -> None:
         """Writes safetensors + JSON that `modalign.load(folder)` reads back, in the library's own layout.

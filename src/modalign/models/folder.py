@@ -12,7 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modalign.errors import ModelError, OutputError
+from safetensors import SafetensorError
+
+from modalign.errors import ModelError, OutputError, first_line
 from modalign.version import __version__
 
 if TYPE_CHECKING:
@@ -43,7 +45,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror}; choose another place to write") from error
     try:
-        yield draft
+        try:
+            yield draft
+        except SafetensorError as error:  # how the libraries' own writers tell of a full disk
+            reason = first_line(error)
+            raise OutputError(f"cannot write {folder}: {reason}; check the free space and permissions") from error
         for path in draft.rglob("*"):
             if path.is_file():
                 path.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone

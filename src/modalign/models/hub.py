@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from modalign.errors import ModelError
+from modalign.errors import ModelError, first_line
 from modalign.models.folder import read_json
 
 
@@ -46,7 +46,7 @@ def asking_hub(what: str, instead: str) -> Iterator[None]:
         raise
     except Exception as error:
         unreachable = offline and isinstance(error, OSError | RuntimeError)
-        reason = f"it is not cached and {hub.ENDPOINT} cannot be reached" if unreachable else _first_line(error)
+        reason = f"it is not cached and {hub.ENDPOINT} cannot be reached" if unreachable else first_line(error)
         raise ModelError(f"cannot fetch {what}: {reason}; check the name and the network, or {instead}") from error
     finally:
         hub.HF_HUB_OFFLINE, remote_code.TIME_OUT_REMOTE_CODE = kept
@@ -84,8 +84,3 @@ def _reachable(endpoint: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0].rstrip(".")

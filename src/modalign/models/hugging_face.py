@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from modalign.models.dual_encoder import DualEncoder, TowerName
 from modalign.models.tokenization import digest, stable, transformers_tokenizer_identity
 from modalign.models.tokens import PatchTokens, depth_of
+from modalign.models.upcast import upcast
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -205,8 +206,3 @@ def quiet() -> Iterator[None]:
         told.set_verbosity(level)
         if bars:
             told.enable_progress_bar()
-
-
-def upcast(feature: Tensor) -> Tensor:
-    """Half precision → float32; wider types as they are."""
-    return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature

@@ -160,6 +160,12 @@ def _check_siglip(tokenizer: Any, config: Any, name: str) -> None:
             f"{name}: image features have width {image} (vision_config.hidden_size) and text features {text} "
             "(text_config.projection_size): correct config.json, or use another model"
         )
+    if "attention_mask" in tokenizer.model_input_names:
+        raise ModelError(
+            f"the tokenizer of {name} returns an attention mask, with which transformers computes other text features "
+            'than SigLIP was trained for: set "model_input_names": ["input_ids"] in its tokenizer_config.json, as the '
+            "released checkpoints have it"
+        )
     if tokenizer("A")["input_ids"] != tokenizer("a")["input_ids"]:
         logger.warning(
             "%s: its tokenizer keeps capitals, and SigLIP was trained on lower-case captions: lower-case yours, or set "

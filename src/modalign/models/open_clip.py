@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,15 +12,17 @@ from open_clip.model import set_model_preprocess_cfg
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
-from open_clip.transformer import TextTransformer, VisionTransformer
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from modalign.errors import ModelError
-from modalign.models import vit
+from modalign.models import open_clip_text, vit
 from modalign.models.dual_encoder import DualEncoder, TowerName
+from modalign.models.open_clip_text import pooled, without
 from modalign.models.resnet_pooling import attention_pooled
 from modalign.models.tokenization import simple_tokenizer_identity, stable, transformers_tokenizer_identity
 from modalign.models.tokens import PatchTokens
+from modalign.models.upcast import upcast
 from modalign.models.weights import write_weights
 
 CONFIG = "open_clip_config.json"
@@ -67,11 +67,11 @@ class OpenClip(DualEncoder):
         visual = self.network.visual
         pixels = self._cast(pixels)
         if isinstance(visual, VisionTransformer):
-            with _without(visual, "proj"):
-                return _pooled(visual(pixels))
+            with without(visual, "proj"):
+                return pooled(visual(pixels))
         if isinstance(visual, ModifiedResNet):
             pool = visual.attnpool
-            with _without(visual, "attnpool", nn.Identity()):
+            with without(visual, "attnpool", nn.Identity()):
                 features = visual(pixels)
             return attention_pooled(features, pool)
         layers = self._image_projection()
@@ -81,16 +81,16 @@ class OpenClip(DualEncoder):
         if layers:
             hidden: Tensor = visual.trunk(pixels)
             return visual.head.pool(hidden) if hasattr(visual.head, "pool") else hidden
-        return _pooled(visual(pixels))
+        return pooled(visual(pixels))
 
     def project_image(self, hidden: Tensor) -> Tensor:
         """B×w → B×d, raw: the image projection alone (the identity for a tower that has none of its own)."""
         visual = self.network.visual
         if isinstance(visual, VisionTransformer):
-            return _upcast(hidden if visual.proj is None else hidden @ visual.proj)
+            return upcast(hidden if visual.proj is None else hidden @ visual.proj)
         for name in self._image_projection():
             hidden = visual.get_submodule(name)(hidden)
-        return _upcast(hidden)
+        return upcast(hidden)
 
     def _image_projection(self) -> list[str]:
         """The layers of the image tower after its pooling, by name; none where they cannot be told from the trunk.
@@ -112,11 +112,11 @@ class OpenClip(DualEncoder):
     def encode_tokens(self, pixels: Tensor, layer: int = -1) -> PatchTokens:
         """The class and patch tokens of one layer; see `DualEncoder.encode_tokens`."""
         found = vit.tokens(self._vit, self._cast(pixels), layer, self.spec)
-        return PatchTokens(_upcast(found.hidden), found.prefix, found.grid)
+        return PatchTokens(upcast(found.hidden), found.prefix, found.grid)
 
     def attention(self, pixels: Tensor, layer: int = -1) -> Tensor:
         """The attention weights of one layer; see `DualEncoder.attention`."""
-        return _upcast(vit.attention(self._vit, self._cast(pixels), layer, self.spec))
+        return upcast(vit.attention(self._vit, self._cast(pixels), layer, self.spec))
 
     @property
     def _vit(self) -> nn.Module:
@@ -138,59 +138,21 @@ class OpenClip(DualEncoder):
         """The text tower: a module of its own in `CustomTextCLIP`, spread over `CLIP` itself."""
         return getattr(self.network, "text", self.network)
 
-    @property
-    def _causal(self) -> bool:
-        """Whether no token sees a later one and nothing is appended: then what follows the pooled token is idle."""
-        text = self._text
-        return getattr(text, "attn_mask", None) is not None and getattr(text, "cls_emb", None) is None
-
     def token_lengths(self, tokens: Tensor) -> Tensor:
         """B×L → B integers: how many leading columns of each row can change its feature (L where padding counts)."""
-        text, width = self._text, tokens.shape[1]
-        if isinstance(text, HFTextEncoder):
-            columns = torch.arange(1, width + 1, device=tokens.device)
-            return torch.amax(columns * tokens.ne(text.config.pad_token_id), dim=1).clamp(min=1)
-        if self._causal:
-            pool, eos = _pooling(text)
-            if pool == "argmax":
-                return tokens.argmax(dim=1) + 1
-            if pool == "eos":
-                return torch.eq(tokens, eos).int().argmax(dim=1) + 1
-            if pool == "first":
-                return torch.ones_like(tokens[:, 0])
-        return torch.full_like(tokens[:, 0], width)
+        return open_clip_text.token_lengths(self._text, tokens)
 
     def text_trunk(self, tokens: Tensor) -> Tensor:
         """B×L → B×w: the text tower up to, and without, its projection."""
-        text = self._text
-        lengths = self.token_lengths(tokens)
-        if isinstance(text, HFTextEncoder):
-            with _without(text, "proj", nn.Identity()):
-                return _pooled(text(tokens[:, : int(lengths.max())]))
-        if self._causal:
-            return self._causal_trunk(tokens, lengths)
-        with _without(text, "text_projection"):
-            return _pooled(text(tokens) if isinstance(text, TextTransformer) else text.encode_text(tokens))
-
-    def _causal_trunk(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """The library's own forward pass, which insists on full-length input, on a slice of the positions.
-
-        A causal tower pools one token, the last that can change the feature.
-        """
-        text, length = self._text, int(lengths.max())
-        dtype = text.transformer.get_cast_dtype()
-        hidden = text.token_embedding(tokens[:, :length]).to(dtype) + text.positional_embedding[:length].to(dtype)
-        hidden = text.ln_final(text.transformer(hidden, attn_mask=text.attn_mask[:length, :length]))
-        pooled: Tensor = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
-        return pooled
+        return open_clip_text.trunk(self._text, tokens)
 
     def project_text(self, hidden: Tensor) -> Tensor:
         """B×w → B×d, raw: the text projection alone (the identity for a tower that has none of its own)."""
         text = self._text
         projection = text.proj if isinstance(text, HFTextEncoder) else text.text_projection
         if projection is None:
-            return _upcast(hidden)
-        return _upcast(projection(hidden) if isinstance(projection, nn.Module) else hidden @ projection)
+            return upcast(hidden)
+        return upcast(projection(hidden) if isinstance(projection, nn.Module) else hidden @ projection)
 
     # ---- inputs, parameters ---------------------------------------------------------------------------------
 
@@ -285,33 +247,6 @@ class OpenClip(DualEncoder):
         content = {"model_cfg": config, "preprocess_cfg": self.preprocess_config}
         (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         write_weights(self.module, folder / WEIGHTS)
-
-
-@contextmanager
-def _without(module: nn.Module, name: str, stand_in: nn.Module | None = None) -> Iterator[None]:
-    """Takes one layer or parameter out of a module for a forward pass."""
-    kept = getattr(module, name)
-    setattr(module, name, stand_in)
-    try:
-        yield
-    finally:
-        setattr(module, name, kept)
-
-
-def _pooled(output: Any) -> Tensor:
-    """The feature, of a tower that may return its tokens beside it."""
-    feature: Tensor = output[0] if isinstance(output, tuple) else output
-    return feature
-
-
-def _pooling(text: Any) -> tuple[str, Any]:
-    """How a causal text tower pools, and its end-of-sentence id; `CLIP` keeps both under longer names."""
-    pool: str = getattr(text, "text_pool_type", None) or text.pool_type
-    return pool, getattr(text, "text_eos_id", getattr(text, "eos_id", None))
-
-
-def _upcast(feature: Tensor) -> Tensor:
-    return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
 
 
 def _is_place(name: str) -> bool:

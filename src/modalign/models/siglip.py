@@ -9,7 +9,8 @@ from torch import Tensor
 
 from modalign.errors import ModelError
 from modalign.models.dual_encoder import TowerName
-from modalign.models.hugging_face import HuggingFace, upcast
+from modalign.models.hugging_face import HuggingFace
+from modalign.models.upcast import upcast
 
 
 class HuggingFaceSiglip(HuggingFace):

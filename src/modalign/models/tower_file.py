@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from modalign.errors import ModelError
+from modalign.errors import ModelError, few
+from modalign.models.clip_names import open_clip_state, transformers_state
+from modalign.models.weights import misfit, read_weights
 
 if TYPE_CHECKING:
     from modalign.models.dual_encoder import DualEncoder
@@ -58,8 +60,6 @@ def put_tower(model: DualEncoder, file: Path) -> None:
     Raises:
         ModelError: the file cannot be read, or its entries are not those of this tower; names them.
     """
-    from modalign.models.weights import misfit, read_weights
-
     theirs, rest = _image_entries(read_weights(file), file)
     state = model.module.state_dict()
     own = {name: state[name] for name in state if name.startswith(("visual.", "vision_model.", "visual_projection."))}
@@ -67,10 +67,10 @@ def put_tower(model: DualEncoder, file: Path) -> None:
     told = misfit(theirs, _openai_names(model, own, file) if renamed else own)
     if told:
         raise ModelError(f"{file} does not fit the image tower of {model.spec}: {told}. {_right_base(theirs)}")
-    for name, tensor in (_transformers_names(theirs) if renamed else theirs).items():
+    for name, tensor in (transformers_state(theirs) if renamed else theirs).items():
         own[name].copy_(tensor)
     if rest:
-        logger.warning("%s: only its image tower is used; left are %s", file, _some(rest))
+        logger.warning("%s: only its image tower is used; left are %s", file, few(rest))
 
 
 def _image_entries(weights: Mapping[str, Tensor], file: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -83,7 +83,7 @@ def _image_entries(weights: Mapping[str, Tensor], file: Path) -> tuple[dict[str,
             return found, [name for name in weights if not name.startswith(marks)]
     if any(TEXT.match(name) for name in weights):
         raise ModelError(
-            f"{file} holds no image tower, only {_some(weights)}: pass the file that has the visual.* weights"
+            f"{file} holds no image tower, only {few(weights)}: pass the file that has the visual.* weights"
         )
     return {f"visual.{name}": tensor for name, tensor in weights.items()}, []
 
@@ -100,8 +100,6 @@ def _visual(name: str) -> str:
 
 def _openai_names(model: DualEncoder, own: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
     """The image tower of a `CLIPModel` under the names of OpenAI's CLIP."""
-    from modalign.exporting.clip_names import open_clip_state  # that package imports this one
-
     config: Any = getattr(model, "config", None)
     if config.model_type != "clip":
         raise ModelError(
@@ -109,12 +107,6 @@ def _openai_names(model: DualEncoder, own: Mapping[str, Tensor], file: Path) -> 
             "save the tower with transformers' names (vision_model.…)"
         )
     return open_clip_state(own)
-
-
-def _transformers_names(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    from modalign.exporting.clip_names import transformers_state
-
-    return transformers_state(theirs)
 
 
 def _right_base(theirs: Mapping[str, Tensor]) -> str:
@@ -151,8 +143,3 @@ def _config_outline(architecture: str) -> tuple[Any, ...]:
     vision, width = config["vision_cfg"], config["embed_dim"]
     patch = vision.get("patch_size") if not isinstance(vision.get("layers"), list) else None
     return vision.get("width"), vision.get("layers"), vision.get("image_size"), patch, width
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from modalign.data.records import PairRow, Pairs
 from modalign.errors import DataError, ModelError
 from modalign.models.dual_encoder import DualEncoder, TowerName
+from modalign.tensor_files import write_tensors
 
 KIND = "vectors"
 WEIGHTS = "map.safetensors"
@@ -160,9 +161,7 @@ class VectorModel(DualEncoder):
 
     def write(self, folder: Path) -> None:
         """Writes the map, d×d."""
-        from safetensors.torch import save_file
-
-        save_file({"weight": self.network.map.weight.detach().cpu().contiguous()}, folder / WEIGHTS)
+        write_tensors(folder / WEIGHTS, {"weight": self.network.map.weight})
 
 
 def load_vectors(spec: str) -> VectorModel:

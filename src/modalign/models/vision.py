@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from modalign.errors import ModelError
+from modalign.errors import ModelError, first_line
+from modalign.models.upcast import upcast
+from modalign.models.weights import fingerprint
 
 
 class VisionEncoder(ABC):
@@ -62,8 +63,7 @@ class VisionEncoder(ABC):
         """
         if self.module.training:
             self.module.eval()
-        feature = self._pooled(pixels.to(self.dtype))
-        return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
+        return upcast(self._pooled(pixels.to(self.dtype)))
 
     @abstractmethod
     def _pooled(self, pixels: Tensor) -> Tensor:
@@ -97,11 +97,7 @@ class VisionEncoder(ABC):
     @property
     def fingerprint(self) -> str:
         """A hash of weights, architecture and transform: 64 hexadecimal digits, computed when asked."""
-        digest = hashlib.sha256(f"{self.architecture}\n{self.input_identity}".encode())
-        for name, tensor in self._weights():
-            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint(f"{self.architecture}\n{self.input_identity}", self._weights())
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         """What the feature depends on, by name, in a fixed order."""
@@ -128,10 +124,9 @@ class VisionEncoder(ABC):
         try:
             feature = self.encode(torch.zeros(1, 3, *size, device=self.device))
         except (RuntimeError, ValueError, AssertionError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
                 f"{self.spec}: the network does not take the {size[0]}×{size[1]} pictures that its transform makes "
-                f"({reason}): set the transform's size to the network's"
+                f"({first_line(error)}): set the transform's size to the network's"
             ) from error
         if feature.ndim != 2:
             raise ModelError(

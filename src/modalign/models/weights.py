@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from modalign.errors import ModelError
+from modalign.errors import ModelError, few
+from modalign.tensor_files import write_tensors
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
@@ -75,19 +77,31 @@ def misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
         if name in weights and weights[name].shape != wanted[name].shape
     ]
     told = [
-        f"{len(names)} {what} ({_first(names)})"
+        f"{len(names)} {what} ({few(names)})"
         for names, what in ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
         if names
     ]
     return "; ".join(told)
 
 
+def fingerprint(identity: str, tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """64 hexadecimal digits: a hash of what a network is and of its weights.
+
+    Args:
+        identity: everything beside the weights that decides what it computes.
+        tensors: (name, weight), in a fixed order.
+    """
+    digest = hashlib.sha256(identity.encode())
+    for name, tensor in tensors:
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def write_weights(module: nn.Module, path: Path) -> None:
     """Writes a network as safetensors; tensors that share memory or lie scattered are written out separately."""
-    from safetensors.torch import save_file
-
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
-    save_file(state, path, metadata={"format": "pt"})
+    state = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+    write_tensors(path, state, {"format": "pt"})
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -130,7 +144,3 @@ def _reason(error: Exception) -> str:
 
 def _shape(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "scalar"
-
-
-def _first(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modalign.errors import ModelError
-from modalign.models.dual_encoder import TOWERS, DualEncoder, TowerName
+from modalign.models.dual_encoder import DualEncoder, TowerName
 from modalign.models.folder import model_folder, read_record
 from modalign.models.weights import fill, read_weights, write_weights
 
@@ -176,10 +176,6 @@ class Wrapped(DualEncoder):
     def input_identity(self) -> str:
         """The `identity` that was given."""
         return self.spec
-
-    def trunk_fingerprint(self, towers: Iterable[TowerName] = TOWERS) -> str:
-        """`fingerprint` without these towers' projections; a parameter of neither tower may be used by both."""
-        return self._hash({name for tower in towers for name in self.projection_names(tower)})
 
     def write(self, folder: Path) -> None:
         """Writes the weights."""

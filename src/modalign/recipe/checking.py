@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from modalign import methods
 from modalign import recipe as recipes
-from modalign.data import sources, tar_shards
+from modalign.data import arrow_files, sources, tar_shards, torchvision_sets
 from modalign.data.mixing import IMAGES
 from modalign.errors import DataError, ModelError, RecipeError
 from modalign.evaluation.prompts import read_prompts
 from modalign.evaluation.suite import parse_task
 from modalign.models.loading import KINDS
 from modalign.models.tower_file import split_tower
+from modalign.recipe import Recipe
+from modalign.training.scope import target_problem
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -37,9 +40,11 @@ def check(source: str | Path, overrides: Iterable[str] = ()) -> list[str]:
         return list(error.problems)
     found: list[str] = []
     try:
-        recipes.resolve(given)
+        resolved = recipes.resolve(given)
     except RecipeError as error:
         found += error.problems
+    else:
+        found += [recipes.located(given, key, problem) for key, problem in _clashes(resolved, given.tree)]
     for key, spec, problem_of in _specs(given.tree):
         try:
             problem = problem_of(spec)
@@ -67,6 +72,24 @@ def _specs(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, Callable[[str], 
         yield f"evaluation.tasks.{number}", _text(task), _task
     yield "evaluation.templates", _text(evaluation.get("templates")), _templates
     yield "device", _text(tree.get("device")), _device
+
+
+def _clashes(recipe: Recipe, tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong) where settings that are right alone do not go together."""
+    method, data = methods.from_config(recipe.method), recipe.data
+    problem = target_problem(method, recipe)
+    if problem:
+        yield "target", problem
+    if _section(tree, "data").get("train") in ("", []) and not recipe.model.startswith("vectors:"):
+        yield "data.train", "data.train is empty; name pairs, such as data.train: ./pairs"
+    if isinstance(data.train, str) and data.train:
+        pictures = data.train.startswith(IMAGES)
+        if pictures and ("text" in method.towers or "frozen_text" in method.needs):
+            yield "data.train", f"method {method.name!r} reads captions and {data.train} has none; name pairs"
+        for key in ("image_column", "text_column"):
+            column = getattr(data, key)
+            if column is not None and not sources.has_columns(data.train.removeprefix(IMAGES)):
+                yield f"data.{key}", f"data.{key} = {column!r}: {data.train} has no columns; leave it out"
 
 
 def _section(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -164,8 +187,16 @@ def _data(spec: str) -> str:
     if kind == "wds" or spec.endswith(".tar") or ".tar::" in spec:
         tar_shards.shards(spec, rest if kind == "wds" else spec)
         return ""
-    place = rest if kind == "datasets" else spec
-    if _path(place).exists() or _path(place.rpartition("@")[0] or place).exists():
+    if kind == "torchvision":
+        torchvision_sets.located(spec, rest)
+        return ""
+    path, split = arrow_files.path_and_split(rest if kind == "datasets" else spec)
+    if arrow_files.is_saved(path):
+        arrow_files.saved(path, split)
+        return ""
+    if kind == "datasets" and path.is_dir():
+        return f"{spec!r}: {path} was not written by save_to_disk"
+    if path.exists():
         return ""
     near = difflib.get_close_matches(kind, sources.KINDS, n=1) if rest else []
     return f"{spec!r}: there is no such file or folder" + (f"; did you mean {near[0]}:{rest}?" if near else "")

@@ -144,12 +144,25 @@ def find(source: str | Path) -> Path:
 
 
 def shipped() -> dict[str, Path]:
-    """The recipes that come with modalign, by name."""
+    """The recipes that come with modalign, by name: the path below their folder, without its ending.
+
+    A file's first line is the command that runs it; those of `modalign llava` are of another kind and not listed.
+    """
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "recipes", package.parents[1] / "recipes"):
         if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+            found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
+            return {
+                name: found[name]
+                for name in sorted(found)
+                if not _first_line(found[name]).startswith("# modalign llava")
+            }
     return {}
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8") as lines:
+        return lines.readline()
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any, over: set[str]) -> None:

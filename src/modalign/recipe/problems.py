@@ -15,6 +15,19 @@ _MEMBER = re.compile(r"[a-z-]+\[.*\]|str|int|float|bool|none")
 _SHORT.maxstring = _SHORT.maxother = 100
 
 
+class ClashError(ValueError):
+    """Two keys that contradict each other.
+
+    Args:
+        key: the one to change, dotted, below the section that is validated.
+        told: what is wrong, in a line that names both.
+    """
+
+    def __init__(self, key: str, told: str) -> None:
+        super().__init__(told)
+        self.key = key
+
+
 def explain(error: ValidationError, recipe: type[BaseModel]) -> list[tuple[str, str]]:
     """(dotted key, what is wrong with it) for every mistake pydantic found.
 
@@ -25,6 +38,10 @@ def explain(error: ValidationError, recipe: type[BaseModel]) -> list[tuple[str, 
     problems: dict[str, str] = {}
     for problem in error.errors():
         place = _place(problem["loc"], recipe)
+        clash = problem.get("ctx", {}).get("error")
+        if isinstance(clash, ClashError):
+            problems[".".join([*place, clash.key])] = str(clash)
+            continue
         key, value = ".".join(place), _SHORT.repr(problem["input"])
         message = problem["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
@@ -37,7 +54,7 @@ def explain(error: ValidationError, recipe: type[BaseModel]) -> list[tuple[str, 
         elif problem["type"] in ("model_type", "model_attributes_type"):
             valid = ", ".join(_keys_at(place, recipe))
             problems[key] = f"{key} = {value}: this is a section; put its keys under it ({valid})"
-        else:  # a rule between keys has no key; its message names them
+        else:
             problems[key] = f"{key} = {value}: {message}" if key else f"recipe: {message}"
     inner = {key for key in problems if any(other.startswith(f"{key}.") for other in problems)}
     return [(key, told) for key, told in problems.items() if not key or key not in inner]

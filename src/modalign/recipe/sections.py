@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modalign.recipe import file as recipe_file
+from modalign.recipe.problems import ClashError
 
 SCOPES = ("full", "image", "text", "projection", "lora")
 Precision = Literal["fp32", "bf16", "tf32"]
@@ -52,10 +53,25 @@ class DataRecipe(Section):
     limit: int | None = Field(
         None, ge=1, description="train on at most so many pictures; the first k lie in the first k + 1"
     )
+    stratify: bool = Field(False, description="fraction and limit keep the classes of the pictures in proportion")
     image_column: str | None = Field(None, description="the column of pictures where the usual names do not fit")
     text_column: str | list[str] | None = Field(
         None, description="the column of captions, or several, where the usual names do not fit"
     )
+    label_column: str | None = Field(None, description="the column of the classes that stratify reads")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if isinstance(self.train, list):
+            bare = [number for number, source in enumerate(self.train) if source.weight is None]
+            if 0 < len(bare) < len(self.train):
+                told = f"data.train.{bare[0]} ({self.train[bare[0]].spec}) has no weight while others have"
+                raise ClashError(f"train.{bare[0]}", f"{told}; give every source a weight, or none")
+        if self.stratify and self.fraction is None and self.limit is None:
+            raise ClashError("stratify", "data.stratify: there is no data.fraction or data.limit that it could act on")
+        if self.label_column is not None and not self.stratify:
+            raise ClashError("label_column", "data.label_column is read by data.stratify; set data.stratify: true")
+        return self
 
 
 class GroupRecipe(Section):
@@ -127,8 +143,11 @@ class CheckpointRecipe(Section):
 class EvaluationRecipe(Section):
     """What is judged before and after, and how much worse is still tolerable."""
 
-    tasks: list[str] = Field(default_factory=list, description="zero-shot:SPEC, retrieval:SPEC, knn:SPEC or drift:SPEC")
-    templates: str = Field("single", description="single, openai80 or a file of templates")
+    tasks: list[str] = Field(default_factory=list, description="KIND:SPEC, such as zero-shot:SPEC or retrieval:SPEC")
+    image_column: str | None = Field(None, description="the tasks' column of pictures, if unusual")
+    text_column: str | list[str] | None = Field(None, description="the tasks' column of captions, or several")
+    label_column: str | None = Field(None, description="the tasks' column of classes, if unusual")
+    templates: str = Field("single", description="single, openai80, clip-benchmark, a data set's name or a file")
     tolerance: float | dict[str, float] = Field(
         0.01, description="the drop that is tolerated (0.01 = one point), or one per metric name or pattern"
     )
@@ -234,28 +253,43 @@ class Recipe(Section):
                 ("gradient_checkpointing", True, "false", "runs no blocks"),
             ):
                 if getattr(self, key) == wrong:
-                    raise ValueError(f"train: projection {why}; it needs {key}: {right}")
+                    raise ClashError(key, f"{key}: train: projection {why}; it needs {key}: {right}")
         if self.lora is not None and self.train != "lora":
-            raise ValueError(f"lora: settings of adapters that train: {self.train} does not make; set train: lora")
+            raise ClashError(
+                "lora", f"lora: train: {self.train} makes no adapters that these could set; set train: lora"
+            )
         if self.lora is not None and self.lora.dropout > 0 and self.dropout == "off":
-            raise ValueError("lora.dropout has no effect while dropout is off; set dropout: on as well")
+            raise ClashError("lora.dropout", "lora.dropout has no effect while dropout is off; set dropout: on as well")
         if self.norm == "batch":
             self._agree_with_batch_statistics()
         return self
 
     def _agree_with_batch_statistics(self) -> None:
-        for clash, why, instead in (
-            (self.chunk is not None, "a chunk's statistics are not the batch's", "remove chunk"),
+        for clash, key, why, instead in (
+            (self.chunk is not None, "chunk", "a chunk's statistics are not the batch's", "remove chunk"),
             (
                 self.frozen == "stored",
+                "frozen",
                 "a picture's feature then depends on its batch, so what is stored for one is not comparable",
                 "set frozen: live",
             ),
-            (self.gradient_checkpointing, "a recomputed block would count its statistics twice", "remove it"),
-            (not self.data.drop_last, "the last, smaller batch has other statistics", "set data.drop_last: true"),
+            (
+                self.gradient_checkpointing,
+                "gradient_checkpointing",
+                "a recomputed block would count its statistics twice",
+                "remove it",
+            ),
+            (
+                not self.data.drop_last,
+                "data.drop_last",
+                "the last, smaller batch has other statistics",
+                "set data.drop_last: true",
+            ),
         ):
             if clash:
-                raise ValueError(f"norm: batch takes BatchNorm's statistics from each batch, and {why}; {instead}")
+                raise ClashError(
+                    key, f"{key}: norm: batch takes BatchNorm's statistics from each batch, and {why}; {instead}"
+                )
 
     def to_yaml(self) -> str:
         """The fully resolved recipe."""

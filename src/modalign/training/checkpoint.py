@@ -19,6 +19,8 @@ from typing import Any
 
 from torch import Tensor
 
+from modalign.tensor_files import write_tensors
+
 log = logging.getLogger("modalign")
 
 
@@ -53,8 +55,6 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
         state: JSON values.
         keep: how many checkpoints remain.
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}"
     if final.is_dir() and _damage(final) is None:
@@ -63,8 +63,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
     for stale in (temporary, final):
         shutil.rmtree(stale, ignore_errors=True)
     temporary.mkdir()
-    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(own, temporary / "state.safetensors")
+    write_tensors(temporary / "state.safetensors", tensors)
     (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
     files = sorted(temporary.iterdir())
     for path in files:

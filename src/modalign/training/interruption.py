@@ -4,10 +4,38 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from modalign.console import Reporter
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where nothing waits for the end of a step: stops whatever runs, as Ctrl-C does."""
+
+
+def signal_of(error: KeyboardInterrupt) -> signal.Signals:
+    """The signal behind an interruption."""
+    return signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Turns SIGTERM into `Terminated` for the length of the block, so that everything opened is closed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Interruption:
@@ -15,11 +43,15 @@ class Interruption:
 
     Args:
         reporter: told when one arrives.
+
+    Attributes:
+        signal: the one that arrived first.
     """
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._asked = threading.Event()
+        self.signal = signal.SIGINT
         self._before: dict[int, Any] = {}
 
     @property
@@ -38,6 +70,7 @@ class Interruption:
 
     def _ask(self, number: int, frame: object) -> None:
         if self.asked:
-            raise KeyboardInterrupt
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        self.signal = signal.Signals(number)
         self._asked.set()
         self._reporter.say("stopping after this step …")

@@ -145,7 +145,8 @@ class Loop:
                     saved = self._save()
                 if stopping and self.step < self.steps:
                     raise InterruptedRunError(
-                        f"stopped after step {self.step} of {self.steps}; go on with --out {self.folder} --resume"
+                        f"stopped after step {self.step} of {self.steps}; go on with --out {self.folder} --resume",
+                        interruption.signal,
                     )
         self.average.take_over()
         self.scope.end()

@@ -22,6 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from modalign.errors import RecipeError
 from modalign.models.dual_encoder import DualEncoder, TowerName
 from modalign.recipe import LoraRecipe
+from modalign.tensor_files import write_tensors
 from modalign.training import blocks
 
 ATTENTION = re.compile(r"(?i)\.(?:self_?)?(?:attn|attention)\.")
@@ -79,21 +80,26 @@ class Adapters:
         self.model, self.recipe = model, recipe
         self.tensors: dict[str, Tensor] = {}
         self.fused = dict(_fused(model.module))
-        possible = {tower: self._possible(tower) for tower in towers}
+        self.possible = {tower: self._linear_layers(tower) for tower in towers}
         if recipe.target is None:
-            self.targets = {tower: self._attention(tower, names) for tower, names in possible.items()}
+            self.targets = {tower: self._attention(tower) for tower in towers}
         else:
-            chosen = {t: [n for n in names if re.search(recipe.target, n)] for t, names in possible.items()}
+            chosen = {t: [n for n in names if re.search(recipe.target, n)] for t, names in self.possible.items()}
             self.targets = {tower: names for tower, names in chosen.items() if names}
             if not self.targets:
-                some = next((name for names in possible.values() for name in names), "none")
+                some = next((name for names in self.possible.values() for name in names), "none")
                 raise RecipeError(
                     f"lora.target = {recipe.target!r} matches no linear layer of the towers that train (one is "
                     f"{some!r}); correct the expression, or leave it out for the attention of every block"
                 )
         self.weights = {name: model.module.get_parameter(name) for name in map(self._weight, self._all)}
         self._config: Any = None
-        self._check_calls()
+        called = self._called(self._all)
+        if ignored := [name for name in self._all if name not in called]:
+            raise RecipeError(
+                f"train = 'lora': {ignored[0]} of {model.spec} is not called as a layer, so an adapter around it would "
+                f"be ignored ({len(ignored)} such); {self._instead}"
+            )
 
     @property
     def _all(self) -> list[str]:
@@ -110,7 +116,7 @@ class Adapters:
         """`names`, of both towers."""
         return [name for names in self.names.values() for name in names]
 
-    def _possible(self, tower: TowerName) -> list[str]:
+    def _linear_layers(self, tower: TowerName) -> list[str]:
         """A tower's linear layers, those of fused attention as its two."""
         names: list[str] = []
         for name, module in self.model.module.named_modules():
@@ -121,16 +127,34 @@ class Adapters:
                     names.append(name)
         return names
 
-    def _attention(self, tower: TowerName, possible: list[str]) -> list[str]:
-        instead = "name the layers that get an adapter with lora.target"
-        inside = blocks.told(self.model, tower, "train = 'lora'", instead).names
+    def _attention(self, tower: TowerName) -> list[str]:
+        found = blocks.find(self.model, tower)
+        inside = found.names if found is not None else []
+        possible = self.possible[tower]
         chosen = [n for n in possible for b in inside if n.startswith(f"{b}.") and ATTENTION.search(n[len(b) :])]
-        if not chosen:
-            raise RecipeError(
-                f"train = 'lora': the blocks of the {tower} tower of {self.model.spec} hold no attention that adapters "
-                f"fit; {instead} (towers without a match stay as they are)"
-            )
-        return chosen
+        if chosen:
+            return chosen
+        if found is None:
+            blocks.told(self.model, tower, "train = 'lora'", self._instead)
+        raise RecipeError(
+            f"train = 'lora': the blocks of the {tower} tower of {self.model.spec} hold no attention that adapters "
+            f"fit; {self._instead}"
+        )
+
+    @property
+    def _instead(self) -> str:
+        """What to set where the default does not do: an expression made of this model's own layers."""
+        endings: dict[str, set[str]] = {}
+        called = self._called([name for names in self.possible.values() for name in names])
+        for names in self.possible.values():
+            usable = [name for name in names if name in called]
+            attention = [name for name in usable if ATTENTION.search(f".{name}")]
+            for name in attention or usable:
+                parent, _, last = name.rpartition(".")
+                endings.setdefault(parent.rpartition(".")[2], set()).add(last)
+        groups = [rf"{re.escape(parent)}\.({'|'.join(sorted(last))})$" for parent, last in sorted(endings.items())]
+        example = f", such as lora.target: '{'|'.join(groups)}'" if groups else ""
+        return f"name the layers that get an adapter{example} (a tower without a match stays as it is)"
 
     def _weight(self, name: str) -> str:
         """The library's name of the parameter behind a target."""
@@ -138,27 +162,26 @@ class Adapters:
         return f"{parent}.in_proj_weight" if parent in self.fused and last == "in_proj" else f"{name}.weight"
 
     @torch.no_grad()
-    def _check_calls(self) -> None:
-        """Runs one picture and one caption: a layer whose weights are read but not called would ignore its adapter."""
+    def _called(self, names: list[str]) -> set[str]:
+        """Those that one picture and one caption pass through: a layer whose weights are only read ignores an adapter.
+
+        Fused attention counts: its projections become layers.
+        """
         from PIL import Image
 
-        model, called = self.model, set[str]()
-        layers = {n: model.module.get_submodule(n) for n in self._all if n.rpartition(".")[0] not in self.fused}
+        model, called = self.model, {name for name in names if name.rpartition(".")[0] in self.fused}
+        layers = {name: model.module.get_submodule(name) for name in names if name not in called}
         handles = [m.register_forward_hook(lambda *_, name=n: called.add(name)) for n, m in layers.items()]
         try:
-            if "image" in self.targets:
+            if "image" in self.possible:
                 pixels = model.preprocess(Image.new("RGB", (64, 64)))[None]
                 model.encode_image(pixels.to(model.device, model.dtype))
-            if "text" in self.targets:
+            if "text" in self.possible:
                 model.encode_text(model.tokenize(["a"]).to(model.device))
         finally:
             for handle in handles:
                 handle.remove()
-        if ignored := [name for name in layers if name not in called]:
-            raise RecipeError(
-                f"train = 'lora': {ignored[0]} of {model.spec} is not called as a layer, so an adapter around it would "
-                f"be ignored ({len(ignored)} such); leave it out with lora.target"
-            )
+        return called
 
     # ---- in and out -----------------------------------------------------------------------------------------
 
@@ -221,10 +244,8 @@ class Adapters:
         Args:
             folder: created where it is missing.
         """
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.tensors, folder / "adapter_model.safetensors")
+        write_tensors(folder / "adapter_model.safetensors", self.tensors)
         self._config.save_pretrained(folder)
 
 

@@ -107,15 +107,8 @@ def choose(model: DualEncoder, method: Method, recipe: Recipe, world: int = 1) -
         raise RecipeError(
             f"method {method.name!r} needs a logit bias and {model.spec} has none; use a SigLIP, or method contrastive"
         )
-    if "target" in method.needs and not recipe.target:
-        raise RecipeError(
-            f"method {method.name!r} aligns with a target and the recipe names none; add --target SPEC, such as "
-            "--target hf:facebook/dinov2-with-registers-large"
-        )
-    if "target" not in method.needs and recipe.target:
-        raise RecipeError(
-            f"method {method.name!r} reads no target; remove --target {recipe.target}, or use method kuea"
-        )
+    if problem := target_problem(method, recipe):
+        raise RecipeError(problem)
     if method.weight_anchor and recipe.lora is not None:
         raise RecipeError(
             "anchor: weights holds the weights that train, which of LoRA are adapters; use anchor: features"
@@ -168,6 +161,18 @@ def choose(model: DualEncoder, method: Method, recipe: Recipe, world: int = 1) -
         adapters,
         _checkpointed(model, list(parameters)) if recipe.gradient_checkpointing else [],
     )
+
+
+def target_problem(method: Method, recipe: Recipe) -> str:
+    """What is wrong between a method and the recipe's target; "" where nothing is."""
+    if "target" in method.needs and not recipe.target:
+        return (
+            f"method {method.name!r} aligns with a target and the recipe names none; add --target SPEC, such as "
+            "--target hf:facebook/dinov2-with-registers-large"
+        )
+    if "target" not in method.needs and recipe.target:
+        return f"method {method.name!r} reads no target; remove --target {recipe.target}, or use method kuea"
+    return ""
 
 
 def _names(model: DualEncoder, towers: list[TowerName], train: str) -> dict[TowerName, list[str]]:
