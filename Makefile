@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SLOW := slow or multiprocess or browser or demo
+SLOW := slow or multiprocess or browser or demo or parity
+# What the parity tests compare with, alone: its own dependencies are large and pin another WebDataset.
+PEER := "clip-benchmark>=1.6,<2"
 
 .PHONY: demo test test-slow lint bench clean
 
@@ -29,6 +31,7 @@ clean:
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@echo "installing modalign[$*] and its packages into $(VENV) (PyTorch is large: a few minutes the first time)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
+	@if [ $* = dev ]; then $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PEER); fi
 	@touch $@
 
 $(BIN)/python:

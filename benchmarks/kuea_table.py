@@ -32,9 +32,9 @@ from modalign.encoders import Tower
 from modalign.evaluation import suite as suites
 from modalign.evaluation.certifying import certificate
 from modalign.evaluation.gate import Gate, GateRow, judge
+from modalign.evaluation.kinds import Encoded, Neighbours, Retrieval, ZeroShot
 from modalign.evaluation.knn import NEIGHBOURS
 from modalign.evaluation.results import Results
-from modalign.evaluation.scoring import Encoded, Neighbours, Retrieval, ZeroShot
 from modalign.evaluation.suite import Suite
 from modalign.evaluation.target_alignment import target_alignment
 from modalign.features import TrunkMemo, project

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from modalign.console import Reporter
 from modalign.data import sources
 from modalign.demo import model as demo_model
+from modalign.evaluation.statistics import Difference, over_seeds
 from modalign.features import TrunkMemo
 from modalign.models import DualEncoder, load
 from modalign.recipe import Recipe
@@ -150,12 +150,8 @@ def folder_name(variant: str) -> str:
 
 def joint(per_seed: list[tuple[float, float, float]]) -> tuple[float, float, float]:
     """Mean over seeds of (estimate, low, high), with an interval that joins the seeds' own with their spread, ×100."""
-    estimates = [100 * estimate for estimate, _, _ in per_seed]
-    within = statistics.mean((100 * (high - low) / 3.92) ** 2 for _, low, high in per_seed)
-    between = spread(estimates) ** 2 / len(estimates)
-    half = 1.96 * math.sqrt(within + between)
-    centre = statistics.mean(estimates)
-    return centre, centre - half, centre + half
+    found = over_seeds([Difference(*values, 0.0) for values in per_seed])
+    return 100 * found.estimate, 100 * found.low, 100 * found.high
 
 
 def told(change: tuple[float, float, float]) -> str:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from modalign.errors import DataError, RecipeError
 from modalign.evaluation.gate import Gate, judge, pick_interpolation, verdict
@@ -115,7 +116,7 @@ def test_round_trip_and_table() -> None:
     gate = judge(results(a=coins(200, 0.5, 0)), results(a=coins(200, 0.5, 1)))
     assert Gate.from_dict(json.loads(json.dumps(gate.to_dict(), allow_nan=False))) == gate
     header, row = gate.to_table()
-    assert len(header) == len(row) == 7 and row[5] == gate.rows[0].verdict and row[6] == "200"
+    assert len(header) == len(row) == 8 and row[6] == gate.rows[0].verdict and row[7] == "200"
     low, high = gate.rows[0].interval
     assert f"[{100 * low:+.2f}, {100 * high:+.2f}]" in row[3]
 
@@ -193,3 +194,34 @@ def test_no_weight_is_said_plainly() -> None:
     json.dumps(picked.to_dict())
     with pytest.raises(RecipeError, match="must lie between 0 and 1"):
         pick_interpolation(lambda w: results(a=np.ones(4)), weights=(1.0,))
+
+
+def test_a_damaged_tower_is_worse_on_small_splits_and_a_model_against_itself_never() -> None:
+    """A linear image tower on pictures about their classes, its weights disturbed until zero-shot truly drops."""
+    from modalign.evaluation.zero_shot import zero_shot_outcomes
+
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 20, (40_000,), generator=generator)
+    tower, classes = torch.randn(32, 64, generator=generator), torch.randn(20, 64, generator=generator)
+    pictures = classes[labels] + 2.2 * torch.randn(40_000, 64, generator=generator)
+    weights = torch.nn.functional.normalize(classes @ tower.T, dim=1)
+    noise = torch.randn(32, 64, generator=generator)
+
+    def right(strength: float) -> np.ndarray:
+        return zero_shot_outcomes(pictures @ (tower + strength * noise).T, weights, labels)["acc1"]
+
+    whole, small = right(0.0), 500
+    for strength in np.linspace(0.02, 2, 100):
+        damaged = right(float(strength))
+        drop, error = (whole - damaged).mean(), (whole - damaged).std() / math.sqrt(small)
+        if drop >= 0.01 + 3 * error:
+            break
+    assert drop == pytest.approx(0.01 + 3 * error, abs=0.02)
+    rng = np.random.default_rng(1)
+    verdicts, itself = [], []
+    for _ in range(20):
+        split = rng.choice(len(whole), small, replace=False)
+        base = results(a=whole[split])
+        verdicts.append(judge(base, results(a=damaged[split])).worst)
+        itself.append(judge(base, results(a=whole[split])).worst)
+    assert verdicts.count("worse") >= 16 and "worse" not in itself

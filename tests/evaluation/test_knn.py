@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modalign.errors import DataError
-from modalign.evaluation.knn import knn_outcomes
+from modalign.evaluation.knn import knn_outcomes, knn_probe_outcomes
 
 
 def blobs(rows: int = 300, classes: int = 5, dim: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,3 +91,23 @@ def test_refusals_say_what_to_pass(image: torch.Tensor, labels: torch.Tensor, k:
         knn_outcomes(image, labels.long(), k=k)
     with pytest.raises(DataError, match="NaN or infinity"):
         knn_outcomes(torch.full((2, 2), float("nan")), torch.zeros(2).long())
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_among_training_pictures_it_equals_scikit_learn_but_for_tied_votes(k: int) -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    image, labels = blobs(400)
+    peer = KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(image[:200].numpy(), labels[:200].numpy())
+    votes = np.sort(peer.predict_proba(image[200:].numpy()), 1)
+    settled = votes[:, -1] > votes[:, -2]
+    found = knn_probe_outcomes(image[:200], labels[:200], image[200:], labels[200:], k, chunk=64)
+    np.testing.assert_array_equal(found[settled], (peer.predict(image[200:].numpy()) == labels[200:].numpy())[settled])
+    assert settled.sum() > 150
+
+
+def test_a_class_that_was_never_learned_is_always_wrong_and_a_training_copy_has_no_vote() -> None:
+    found = knn_probe_outcomes(at(0, 40), torch.tensor([0, 1]), at(0, 41, 42), torch.tensor([0, 1, 2]), 1)
+    assert found.tolist() == [0, 1, 0]  # at 0° only 40° is left
+    with pytest.raises(DataError, match="width 2 and 3"):
+        knn_probe_outcomes(torch.ones(2, 3), torch.zeros(2).long(), torch.ones(2, 2), torch.zeros(2).long())

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modalign.errors import DataError
-from modalign.evaluation.retrieval import linked_captions, retrieval_outcomes
+from modalign.evaluation.retrieval import linked_captions, retrieval_outcomes, retrieve
 
 
 def usual_recall(scores: np.ndarray, positive: np.ndarray, k: int) -> np.ndarray:
@@ -117,6 +117,43 @@ def test_neither_chunks_nor_scale_nor_order_matter(seed: int) -> None:
     for name, outcomes in told.items():
         np.testing.assert_array_equal(again[name], outcomes)
         np.testing.assert_array_equal(moved[name], outcomes[order] if name.startswith("text") else outcomes)
+
+
+@pytest.mark.parametrize("strings", [70, 6])
+def test_ranks_and_precisions_against_sorting_and_scikit_learn(strings: int) -> None:
+    from sklearn.metrics import average_precision_score
+
+    image, text, owner, ids = random_case(25, 4, 3, strings=strings)
+    found = retrieve(image, text, owner, ids, chunk=6)
+    scores = (image / image.norm(dim=1, keepdim=True)) @ (text / text.norm(dim=1, keepdim=True)).T
+    carries = np.zeros((25, strings), bool)
+    carries[owner, ids] = True
+    for way, table, positive in (
+        ("image_to_text", scores.numpy(), carries[:, ids]),
+        ("text_to_image", scores.numpy().T, carries[:, ids].T),
+    ):
+        for query, (row, right) in enumerate(zip(table, positive, strict=True)):
+            assert found[way].rank[query] == (row[~right] >= row[right].max()).sum() + 1
+            each = row - 1e-9 * np.arange(len(row))  # scikit-learn takes items of one score together: tell them apart
+            assert found[way].precision[query] == pytest.approx(average_precision_score(right, each), abs=1e-9)
+
+
+def test_wrong_items_of_equal_score_stand_before_the_right_one() -> None:
+    found = retrieve(torch.ones(8, 3), torch.ones(16, 3), torch.arange(16) // 2)
+    assert found["text_to_image"].rank.tolist() == [8] * 16
+    assert found["image_to_text"].rank.tolist() == [15] * 8
+    assert found["image_to_text"].precision[0] == pytest.approx((1 / 15 + 2 / 16) / 2)
+
+
+@pytest.mark.slow
+def test_coco_sized_retrieval_stays_below_a_gibibyte() -> None:
+    import resource
+
+    generator = torch.Generator().manual_seed(0)
+    image, text = torch.randn(5000, 512, generator=generator), torch.randn(25_000, 512, generator=generator)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    retrieve(image, text, torch.arange(25_000) // 5)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20 < 1
 
 
 def test_memory_stays_flat_in_the_gallery() -> None:

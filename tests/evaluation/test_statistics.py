@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modalign.errors import DataError
-from modalign.evaluation.statistics import bootstrap_interval, mean, paired_bootstrap
+from modalign.evaluation.statistics import (
+    Difference,
+    bootstrap_interval,
+    holm,
+    mean,
+    over_seeds,
+    paired_bootstrap,
+    widened_for_few_changes,
+)
 
 
 def coins(n: int, p: float, seed: int) -> np.ndarray:
@@ -167,9 +175,96 @@ def test_ten_thousand_resamples_of_five_thousand_examples_take_seconds() -> None
     assert time.perf_counter() - start < 3
 
 
+def drawn_medians(sides: list[np.ndarray], ids: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Median by median, from the examples of the same draws of clusters."""
+    rng, count = np.random.default_rng(seed), int(ids.max()) + 1
+    members = [np.flatnonzero(ids == cluster) for cluster in range(count)]
+    chosen = [
+        np.concatenate([members[cluster] for cluster in picks]) for picks in rng.integers(0, count, (resamples, count))
+    ]
+    return np.array([[np.median(values[rows]) for rows in chosen] for values in sides])
+
+
+@pytest.mark.parametrize("spread", [3, 100_000])
+def test_resampled_medians_are_those_of_the_drawn_examples(spread: int) -> None:
+    from modalign.evaluation.medians import resampled_medians
+
+    rng = np.random.default_rng(2)
+    ids = np.repeat(np.arange(40), rng.integers(1, 9, 40))
+    sides = [rng.integers(1, spread, ids.size).astype(float) for _ in range(2)]
+    np.testing.assert_array_equal(resampled_medians(sides, ids, 200, 5), drawn_medians(sides, ids, 200, 5))
+
+
+def test_the_window_of_values_is_widened_until_no_median_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from modalign.evaluation import medians
+
+    monkeypatch.setattr(medians, "REACH", 1)
+    values, ids = np.random.default_rng(0).random(300), np.arange(300)
+    np.testing.assert_array_equal(
+        medians.resampled_medians([values], ids, 100, 1), drawn_medians([values], ids, 100, 1)
+    )
+
+
+def test_a_median_and_its_difference_cover_the_truth() -> None:
+    hits = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        before = rng.geometric(0.1, 400).astype(float)
+        told = paired_bootstrap(before, before + rng.integers(0, 7, 400), average="median", resamples=500, seed=seed)
+        hits.append(told.low <= 3 <= told.high)  # exactly: the medians of all are 7 and 10
+    assert np.mean(hits) >= 0.9
+    assert mean([1, 2, 10], average="median") == 2
+    assert paired_bootstrap([1, 1, 2], [1, 1, 2], average="median").p_value == 1
+
+
+def test_the_p_value_is_where_the_interval_meets_zero() -> None:
+    for seed, shift in ((0, 0.02), (1, 0.03), (2, -0.03)):
+        before, after = coins(1500, 0.5, seed), coins(1500, 0.5 + shift, seed + 10)
+        p_value = paired_bootstrap(before, after).p_value
+        wider, narrower = (paired_bootstrap(before, after, confidence=1 - p_value * by) for by in (0.8, 1.2))
+        assert wider.low <= 0 <= wider.high
+        assert not narrower.low <= 0 <= narrower.high
+    assert paired_bootstrap(before, after).p_value == pytest.approx(
+        scipy.stats.ttest_1samp(after - before, 0).pvalue, abs=0.03
+    )
+
+
+def test_five_changes_are_not_worth_more_than_the_coins_that_five_changes_are() -> None:
+    before, after = np.zeros(1000), np.zeros(1000)
+    after[:5] = 1
+    change = widened_for_few_changes(paired_bootstrap(before, after), before, after)
+    assert change.p_value == pytest.approx(2 * 0.5**5)
+
+
+def test_holm_worked_by_hand() -> None:
+    # sorted .01 .02 .03 .5 → 4·.01, 3·.02, max(2·.03, .06), .5
+    assert holm([0.02, 0.5, 0.01, 0.03]).tolist() == pytest.approx([0.06, 0.5, 0.04, 0.06])
+    assert holm([]).tolist() == [] and holm([0.9, 0.8]).tolist() == [1, 1]
+    with pytest.raises(DataError, match="between 0 and 1"):
+        holm([1.2])
+
+
+def test_holm_seldom_finds_anything_where_there_is_nothing() -> None:
+    draws = np.random.default_rng(0).random((2000, 10))
+    assert np.mean([(holm(row) <= 0.05).any() for row in draws]) <= 0.06
+    assert np.mean([(row <= 0.05).any() for row in draws]) > 0.35  # which is what uncorrected stars would claim
+
+
+def test_seeds_join_what_varies_over_examples_and_over_seeds() -> None:
+    alone = Difference(0.02, 0.01, 0.03, 0.005, 0.001)
+    told = over_seeds([alone])
+    assert (told.low, told.high) == (pytest.approx(0.01), pytest.approx(0.03))
+    told = over_seeds([Difference(d, d - 0.01, d + 0.01, 0.005) for d in (0.00, 0.02, 0.04)])
+    half = 1.959964 * math.sqrt((0.01 / 1.959964) ** 2 + 0.02**2 / 3)
+    assert told.estimate == pytest.approx(0.02) and told.high - told.estimate == pytest.approx(half, rel=1e-5)
+    with pytest.raises(DataError, match="no seeds"):
+        over_seeds([])
+
+
 @pytest.mark.parametrize(
     ("before", "after", "more", "message"),
     [
+        ([1, 0], [1, 0], {"strata": [0, 1], "average": "median"}, "not taken by strata"),
         ([1, 0], [1], {}, "before has 2 outcomes, after has 1"),
         ([], [], {}, "at least one"),
         ([1, math.nan], [1, 0], {}, "outcome 1 is not finite"),

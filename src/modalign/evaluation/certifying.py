@@ -12,7 +12,8 @@ from modalign.encoders import Tower
 from modalign.errors import DataError, RecipeError
 from modalign.evaluation.certificate import Certified, Labels
 from modalign.evaluation.drift import certify
-from modalign.evaluation.scoring import Drift, Encoded, ZeroShot, split_of
+from modalign.evaluation.kinds import Drift, Encoded, ZeroShot
+from modalign.evaluation.scoring import split_of
 from modalign.evaluation.suite import Suite
 from modalign.evaluation.zero_shot import class_weights
 from modalign.models.dual_encoder import DualEncoder
@@ -118,7 +119,7 @@ def _certified(
         if text is not None and len(pair[0]):
             found = certify(*pair, class_weights(text[task.strings]))
             labels.append(Labels.of(task.data.spec, task.prompts.name, found))
-    splits = dict.fromkeys(split_of(task.data.spec) for task in suite.tasks)
+    splits = dict.fromkeys(split_of(task.spec) for task in suite.asked)
     protocol: dict[str, Any] = {
         "split": ", ".join(splits) if spec == EVERYTHING else split_of(spec),
         "pictures": len(seen[0]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -17,14 +17,13 @@ import numpy as np
 
 from modalign.errors import DataError, RecipeError
 from modalign.evaluation.pairing import check_comparable, halves
-from modalign.evaluation.results import Metric, Results
-from modalign.evaluation.statistics import Difference, paired_bootstrap, widened_for_few_changes
+from modalign.evaluation.results import SHARE, TOLERANCE, Metric, Results, in_unit
+from modalign.evaluation.statistics import Difference, holm, paired_bootstrap, widened_for_few_changes
 
 Verdict = Literal["worse", "not worse", "cannot tell"]
 Tolerances = float | Mapping[str, float]
 
 FORMAT = "modalign.gate/1"
-TOLERANCE = 0.01
 EXIT_WORSE = 3
 WEIGHTS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
@@ -61,6 +60,8 @@ class GateRow:
         verdict: "worse", "not worse" or "cannot tell".
         n: examples.
         higher_is_better: False where a rise is the change for the worse.
+        unit: of the values and the tolerance: "share", or what else the metric counts.
+        p_value: two-sided, of no difference, Holm-adjusted over the rows of the gate.
     """
 
     metric: str
@@ -72,6 +73,8 @@ class GateRow:
     verdict: Verdict
     n: int
     higher_is_better: bool = True
+    unit: str = SHARE
+    p_value: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -109,21 +112,14 @@ class Gate:
         return "; ".join([*parts, f"not worse: {kept} of {len(self.rows)} metrics"])
 
     def to_table(self) -> list[list[str]]:
-        """Rows of text (per cent, differences in points); the first row is the header."""
-        rows = [["metric", "before %", "after %", "difference, 95 % interval", "tolerance", "verdict", "n"]]
+        """Rows of text: shares in per cent and points, others with their unit; the first row is the header."""
+        rows = [["metric", "before %", "after %", "difference, 95 % interval", "p", "tolerance", "verdict", "n"]]
         for row in self.rows:
-            low, high = row.interval
-            rows.append(
-                [
-                    row.metric,
-                    f"{100 * row.before:.2f}",
-                    f"{100 * row.after:.2f}",
-                    f"{100 * row.difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]",
-                    f"{100 * row.tolerance:g}",
-                    row.verdict,
-                    f"{row.n:,}",
-                ]
-            )
+            before, after = (in_unit(value, row.unit) for value in (row.before, row.after))
+            change, low, high = (in_unit(value, row.unit, "+") for value in (row.difference, *row.interval))
+            accepted = f"{100 * row.tolerance:g}" if row.unit == SHARE else f"{row.tolerance:g} {row.unit}"
+            told = [f"{change} [{low}, {high}]", _p(row.p_value), accepted, row.verdict, f"{row.n:,}"]
+            rows.append([row.metric, before, after, *told])
         return rows
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,8 +163,9 @@ def judge(
     Args:
         before: the model as it was.
         after: the model as it is, evaluated on the same tasks in the same way.
-        tolerances: one for all metrics, or name → tolerance; names may be patterns ("retrieval.*_r1"). An exact name
-            goes before patterns, patterns go in their order, and what nothing names gets 0.01.
+        tolerances: one for all shares, or name → tolerance in the metric's unit; names may be patterns
+            ("retrieval.*_r1"). An exact name goes before patterns, patterns go in their order, and what nothing names
+            gets the metric's own tolerance: 0.01 of a share.
         resamples: of the paired bootstrap.
         seed: of the resamples.
 
@@ -183,7 +180,7 @@ def judge(
     first, second = before.metrics, after.metrics
     if not first:
         raise DataError("no metric to judge: evaluate at least one task, such as retrieval:SPEC")
-    accepted = _tolerances(list(first), tolerances)
+    accepted = _tolerances(first, tolerances)
     fingerprint = before.model.get("fingerprint")
     identical = fingerprint is not None and fingerprint == after.model.get("fingerprint")
     rows = []
@@ -204,12 +201,20 @@ def judge(
                 verdict=told if _judged(old) > 1 else "cannot tell",
                 n=len(old.outcomes),
                 higher_is_better=old.higher_is_better,
+                unit=old.unit,
+                p_value=change.p_value,
             )
         )
+    adjusted = holm([row.p_value for row in rows])
     return Gate(
-        tuple(rows),
-        f"paired bootstrap over pictures (BCa, 95 %, exact where few changed), {resamples:,} resamples, seed {seed}",
+        tuple(replace(row, p_value=float(p_value)) for row, p_value in zip(rows, adjusted, strict=True)),
+        f"paired bootstrap over pictures (BCa, 95 %, exact where few changed), {resamples:,} resamples, seed {seed}; "
+        "p adjusted over the table (Holm)",
     )
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def difference(before: Metric, after: Metric, *, resamples: int = 10_000, seed: int = 0) -> Difference:
@@ -225,7 +230,7 @@ def check_tolerances(results: Results, tolerances: Tolerances) -> None:
     Raises:
         RecipeError: a tolerance that is negative or not finite, or a name that fits no metric.
     """
-    _tolerances(list(results.metrics), tolerances)
+    _tolerances(results.metrics, tolerances)
 
 
 def _judged(metric: Metric) -> int:
@@ -233,18 +238,25 @@ def _judged(metric: Metric) -> int:
     return len(metric.outcomes) if metric.clusters is None else len(np.unique(metric.clusters))
 
 
-def _tolerances(names: list[str], asked: Tolerances) -> dict[str, float]:
+def _tolerances(metrics: Mapping[str, Metric], asked: Tolerances) -> dict[str, float]:
+    plain = isinstance(asked, int | float)
     given = {"*": asked} if isinstance(asked, int | float) else dict(asked)
     for pattern, value in given.items():
         if not (math.isfinite(value) and value >= 0):
             raise RecipeError(f"tolerance of {pattern}: {value} is not a number ≥ 0; write 0.01 for one point")
-        if not any(pattern == name or fnmatchcase(name, pattern) for name in names):
-            raise RecipeError(f"tolerance of {pattern!r} fits no metric; write one of {', '.join(names)}, or a pattern")
-    return {name: float(given[name]) if name in given else _by_pattern(name, given) for name in names}
+        if not any(pattern == name or fnmatchcase(name, pattern) for name in metrics):
+            told = ", ".join(metrics)
+            raise RecipeError(f"tolerance of {pattern!r} fits no metric; write one of {told}, or a pattern")
+    return {
+        name: metric.tolerance if plain and metric.unit != SHARE else _tolerance(name, metric, given)
+        for name, metric in metrics.items()
+    }
 
 
-def _by_pattern(name: str, given: Mapping[str, float]) -> float:
-    return next((float(value) for pattern, value in given.items() if fnmatchcase(name, pattern)), TOLERANCE)
+def _tolerance(name: str, metric: Metric, given: Mapping[str, float]) -> float:
+    if name in given:
+        return float(given[name])
+    return next((float(value) for pattern, value in given.items() if fnmatchcase(name, pattern)), metric.tolerance)
 
 
 @dataclass(frozen=True)

@@ -45,29 +45,74 @@ def knn_outcomes(
     Raises:
         DataError: shapes that do not fit, features that are not finite, or k below 1.
     """
-    if image.dim() != 2 or not len(image) or len(labels) != len(image) or k < 1:
-        raise DataError(
-            f"image features {tuple(image.shape)}, {len(labels)} labels and k = {k} do not fit: pass N×d, N and k ≥ 1"
-        )
-    if not bool(image.isfinite().all()):
-        raise DataError("features hold NaN or infinity: check the model's weights and precision")
-    unit = torch.nn.functional.normalize(image.detach().double(), dim=1)
-    own = torch.arange(len(unit)) if pictures is None else pictures
-    own, labels, nothing = own.to(unit.device), labels.to(unit.device), ~unit.any(dim=1)
+    own = torch.arange(len(image)) if pictures is None else pictures
+    return _outcomes(image, labels, own, image, labels, own, k, chunk)
+
+
+def knn_probe_outcomes(
+    train: Tensor, train_labels: Tensor, image: Tensor, labels: Tensor, k: int = NEIGHBOURS, *, chunk: int = 256
+) -> NDArray[np.float64]:
+    """Whether the vote of each picture's k nearest neighbours among training pictures names its class.
+
+    The vote, its ties and the rule for copies are those of `knn_outcomes`.
+
+    Args:
+        train: M×d, raw or unit.
+        train_labels: M class numbers.
+        image: N×d, raw or unit, other pictures.
+        labels: N class numbers.
+        k: neighbours that vote.
+        chunk: pictures at once.
+
+    Returns:
+        N zeros and ones.
+
+    Raises:
+        DataError: shapes that do not fit, features that are not finite, or k below 1.
+    """
+    apart = torch.arange(len(train) + len(image))
+    return _outcomes(image, labels, apart[len(train) :], train, train_labels, apart[: len(train)], k, chunk)
+
+
+def _outcomes(
+    image: Tensor,
+    labels: Tensor,
+    pictures: Tensor,
+    voters: Tensor,
+    voters_labels: Tensor,
+    voters_pictures: Tensor,
+    k: int,
+    chunk: int,
+) -> NDArray[np.float64]:
+    """N features, labels and ids, and those of M that vote → N: whether the vote is right."""
+    for features, classes in ((image, labels), (voters, voters_labels)):
+        if features.dim() != 2 or not len(features) or len(classes) != len(features) or k < 1:
+            raise DataError(
+                f"image features {tuple(features.shape)}, {len(classes)} labels and k = {k} do not fit: "
+                "pass N×d, N and k ≥ 1"
+            )
+        if not bool(features.isfinite().all()):
+            raise DataError("features hold NaN or infinity: check the model's weights and precision")
+    if image.shape[1] != voters.shape[1]:
+        raise DataError(f"features of width {image.shape[1]} and {voters.shape[1]} do not fit: pass those of one model")
+    unit, voting = (torch.nn.functional.normalize(f.detach().double(), dim=1) for f in (image, voters.to(image.device)))
+    own, of, labels, classes = (t.to(unit.device) for t in (pictures, voters_pictures, labels, voters_labels))
+    nothing, silent = ~unit.any(dim=1), ~voting.any(dim=1)
     outcomes = [
-        _right(unit[rows] @ unit.T, (own[rows, None] == own) | nothing[rows, None] | nothing, labels, labels[rows], k)
+        _right(unit[rows] @ voting.T, (own[rows, None] == of) | nothing[rows, None] | silent, classes, labels[rows], k)
         for rows in (slice(start, start + chunk) for start in range(0, len(unit), chunk))
     ]
     return torch.cat(outcomes).double().cpu().numpy()
 
 
 def _right(similarity: Tensor, apart: Tensor, labels: Tensor, wanted: Tensor, k: int) -> Tensor:
-    """B×N similarities and which are no neighbours → B: whether the vote is for the wanted class."""
+    """B×M similarities and which are no neighbours → B: whether the vote is for the wanted class."""
     similarity = similarity.masked_fill(apart | (similarity >= 1 - ROUNDING), -torch.inf)
     last = similarity.topk(min(k, similarity.shape[1]), dim=1).values[:, -1:]
     row, column = ((similarity >= last) & (similarity > -torch.inf)).nonzero(as_tuple=True)
-    place = row * (int(labels.max()) + 1) + labels[column]
-    size = len(similarity) * (int(labels.max()) + 1)
+    classes = int(torch.cat([labels, wanted]).max()) + 1
+    place = row * classes + labels[column]
+    size = len(similarity) * classes
     votes = torch.bincount(place, minlength=size).view(len(similarity), -1)
     nearest = similarity.new_full((size,), -torch.inf)
     nearest = nearest.scatter_reduce(0, place, similarity[row, column], "amax").view_as(votes)

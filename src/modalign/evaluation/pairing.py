@@ -41,14 +41,27 @@ def halves(results: Results, *, seed: int = 0, resamples: int = 10_000) -> tuple
     dealt = shuffled[np.argsort(layer[shuffled], kind="stable")]
     sides = {"selection": known[np.sort(dealt[::2])], "reported": known[np.sort(dealt[1::2])]}
     selection, reported = (
-        Results(
-            results.model,
-            [_kept(result, pictures, f"{name}, seed {seed}", resamples, seed) for result in results.tasks],
-            environment=results.environment,
-        )
+        judged_on(results, pictures, f"{name}, seed {seed}", resamples=resamples, seed=seed)
         for name, pictures in sides.items()
     )
     return selection, reported
+
+
+def judged_on(results: Results, pictures: Ids, part: str, *, resamples: int = 10_000, seed: int = 0) -> Results:
+    """What the results are on the examples of some pictures alone; candidates stay as they are.
+
+    Args:
+        results: with outcomes.
+        pictures: their numbers, ascending.
+        part: what to call them in the protocol.
+        resamples: behind the intervals.
+        seed: of the resamples.
+
+    Raises:
+        DataError: a task has none of the pictures.
+    """
+    kept = [_kept(result, pictures, part, resamples, seed) for result in results.tasks]
+    return Results(results.model, kept, environment=results.environment)
 
 
 def _kept(result: TaskResult, pictures: Ids, half: str, resamples: int, seed: int) -> TaskResult:
@@ -65,10 +78,12 @@ def _kept(result: TaskResult, pictures: Ids, half: str, resamples: int, seed: in
             strata=None if metric.strata is None else metric.strata[mask],
             higher_is_better=metric.higher_is_better,
             average=metric.average,
+            unit=metric.unit,
+            tolerance=metric.tolerance,
             resamples=resamples,
             seed=seed,
         )
-    return TaskResult(result.task, result.spec, {**result.protocol, "half": half}, metrics)
+    return TaskResult(result.task, result.spec, {**result.protocol, "half": half}, metrics, result.options)
 
 
 def check_comparable(before: Results, after: Results) -> None:
@@ -77,7 +92,7 @@ def check_comparable(before: Results, after: Results) -> None:
     Raises:
         DataError: names the task or metric, and what differs.
     """
-    if [r.task for r in before.tasks] != [r.task for r in after.tasks]:
+    if [(r.task, r.options) for r in before.tasks] != [(r.task, r.options) for r in after.tasks]:
         raise DataError(
             f"before has the tasks {_listed(before.names)}, after has {_listed(after.names)}: evaluate both on the same"
         )
@@ -100,7 +115,11 @@ def check_comparable(before: Results, after: Results) -> None:
                     f"{name}.{key}: {len(metric.outcomes):,} examples before, {len(other.outcomes):,} after: "
                     "evaluate both on the same examples"
                 )
-            same = (metric.higher_is_better, metric.average) == (other.higher_is_better, other.average)
+            same = (metric.higher_is_better, metric.average, metric.unit) == (
+                other.higher_is_better,
+                other.average,
+                other.unit,
+            )
             if not same or not _equal(metric.clusters, other.clusters) or not _equal(metric.strata, other.strata):
                 raise DataError(
                     f"{name}.{key}: the examples' pictures, classes or averaging differ: "

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,8 +20,34 @@ from modalign.evaluation.certificate import Certified
 from modalign.evaluation.statistics import Average, Floats, bootstrap_interval, mean
 
 FORMAT = "modalign.results/1"
-TaskName = Literal["zero_shot", "retrieval", "knn"]
+SHARE = "share"
+TOLERANCE = 0.01
 Ids = NDArray[np.int64]
+
+
+def in_unit(value: float, unit: str, sign: str = "") -> str:
+    """A share as per cent without the sign, anything else with its unit; `sign="+"` shows both signs."""
+    return f"{100 * value:{sign}.2f}" if unit == SHARE else f"{value:{sign}.4g} {unit}"
+
+
+def task_names(tasks: Iterable[tuple[str, str, Mapping[str, str]]]) -> list[str]:
+    """The name of each task among others.
+
+    Args:
+        tasks: kind, spec and given options of each.
+
+    Returns:
+        The kind; "kind[spec]" where it occurs more than once; "kind[spec, key=value]" where the spec does as well.
+    """
+    told = list(tasks)
+    kinds = Counter(kind for kind, _, _ in told)
+    specs = Counter((kind, spec) for kind, spec, _ in told)
+    names = []
+    for kind, spec, options in told:
+        parts = [spec] if kinds[kind] > 1 else []
+        parts += [f"{key}={value}" for key, value in options.items()] if specs[kind, spec] > 1 else []
+        names.append(f"{kind}[{', '.join(parts)}]" if parts else kind)
+    return names
 
 
 @dataclass(eq=False)
@@ -39,6 +65,8 @@ class Metric:
         average: "examples" or "strata".
         pictures: n ids of the picture each example belongs to, numbered over all tasks of one evaluation; None = the
             clusters are the pictures.
+        unit: "share" (0…1, shown in per cent), or what else one counts: "rank", "score".
+        tolerance: the change for the worse that a gate accepts unless told otherwise, in this unit.
     """
 
     name: str
@@ -50,6 +78,8 @@ class Metric:
     higher_is_better: bool = True
     average: Average = "examples"
     pictures: Ids | None = None
+    unit: str = SHARE
+    tolerance: float = TOLERANCE
 
     @classmethod
     def of(
@@ -62,6 +92,8 @@ class Metric:
         higher_is_better: bool = True,
         average: Average = "examples",
         pictures: ArrayLike | None = None,
+        unit: str = SHARE,
+        tolerance: float = TOLERANCE,
         resamples: int = 10_000,
         seed: int = 0,
     ) -> Metric:
@@ -74,7 +106,9 @@ class Metric:
             values, clusters=groups, strata=layers, average=average, resamples=resamples, seed=seed
         )
         value = mean(values, layers, average)
-        return cls(name, value, low_high, values, groups, layers, higher_is_better, average, owners)
+        return cls(
+            name, value, low_high, values, groups, layers, higher_is_better, average, owners, unit, float(tolerance)
+        )
 
     @property
     def owners(self) -> Ids:
@@ -89,6 +123,8 @@ class Metric:
             "interval": list(self.interval),
             "higher_is_better": self.higher_is_better,
             "average": self.average,
+            "unit": self.unit,
+            "tolerance": self.tolerance,
             "outcomes": [int(o) if o.is_integer() else o for o in map(float, self.outcomes)],
             **{key: None if ids is None else ids.tolist() for key, ids in self._ids.items()},
         }
@@ -108,6 +144,8 @@ class Metric:
             outcomes=np.asarray(stored["outcomes"], np.float64),
             higher_is_better=bool(stored["higher_is_better"]),
             average=stored["average"],
+            unit=stored.get("unit", SHARE),
+            tolerance=float(stored.get("tolerance", TOLERANCE)),
             **{key: None if value is None else np.asarray(value, np.int64) for key, value in ids.items()},
         )
 
@@ -117,23 +155,52 @@ class TaskResult:
     """One task's metrics and how they were taken.
 
     Attributes:
-        task: "zero_shot", "retrieval" or "knn".
+        task: the kind's name: "zero_shot", "retrieval", "knn", …
         spec: the data spec.
         protocol: split, prompts, samples, classes or captions, rules for ties and identical captions, and "examples",
             a hash of what was judged; JSON values only. Two results are comparable when it is equal.
         metrics: name → metric.
+        options: the kind's options as given.
+        notes: what was found on the way and is no metric (a penalty that was chosen, a deviation over seeds); JSON
+            values, never compared.
     """
 
-    task: TaskName
+    task: str
     spec: str
     protocol: dict[str, Any]
     metrics: dict[str, Metric]
+    options: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
         """The protocol in one line."""
         told = (f"{key.replace('_', ' ')}: {value}" for key, value in self.protocol.items() if key != "templates")
         return f"{self.task} on {self.spec}: " + "; ".join(told)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary, outcomes included."""
+        return {
+            "task": self.task,
+            "spec": self.spec,
+            "options": self.options,
+            "protocol": self.protocol,
+            "metrics": {name: metric.to_dict() for name, metric in self.metrics.items()},
+            "notes": self.notes,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> TaskResult:
+        """Reads what `to_dict` wrote."""
+        metrics = {name: Metric.from_dict(name, metric) for name, metric in stored["metrics"].items()}
+        return cls(
+            stored["task"],
+            stored["spec"],
+            stored["protocol"],
+            metrics,
+            stored.get("options", {}),
+            stored.get("notes", {}),
+        )
 
 
 @dataclass(eq=False)
@@ -177,9 +244,8 @@ class Results:
 
     @property
     def names(self) -> list[str]:
-        """Each task's name: its kind, and "kind[spec]" where a kind occurs more than once."""
-        kinds = Counter(result.task for result in self.tasks)
-        return [f"{r.task}[{r.spec}]" if kinds[r.task] > 1 else r.task for r in self.tasks]
+        """Each task's name, as `task_names` makes it."""
+        return task_names((result.task, result.spec, result.options) for result in self.tasks)
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -192,19 +258,10 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary, outcomes included."""
-        tasks = [
-            {
-                "task": result.task,
-                "spec": result.spec,
-                "protocol": result.protocol,
-                "metrics": {name: metric.to_dict() for name, metric in result.metrics.items()},
-            }
-            for result in self.tasks
-        ]
         return {
             "format": FORMAT,
             "model": self.model,
-            "tasks": tasks,
+            "tasks": [result.to_dict() for result in self.tasks],
             "gap": self.gap,
             "environment": self.environment,
             "drift": [found.to_dict() for found in self.drift],
@@ -213,15 +270,7 @@ class Results:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Results:
         """Reads what `to_dict` wrote."""
-        tasks = [
-            TaskResult(
-                result["task"],
-                result["spec"],
-                result["protocol"],
-                {name: Metric.from_dict(name, metric) for name, metric in result["metrics"].items()},
-            )
-            for result in stored["tasks"]
-        ]
+        tasks = [TaskResult.from_dict(result) for result in stored["tasks"]]
         drift = [Certified.from_dict(found) for found in stored.get("drift", ())]
         return cls(stored["model"], tasks, stored["gap"], stored["environment"], drift=drift)
 
@@ -250,11 +299,9 @@ class Results:
             ) from None
 
     def to_table(self) -> list[list[str]]:
-        """Rows of text: metric, value, 95 % interval in per cent, n; the first row is the header."""
+        """Rows of text: metric, value, 95 % interval, n; shares in per cent, others with their unit; a header first."""
         rows = [["metric", "value %", "95 % interval", "n"]]
         for name, metric in self.metrics.items():
-            low, high = metric.interval
-            rows.append(
-                [name, f"{100 * metric.value:.2f}", f"{100 * low:.2f} … {100 * high:.2f}", f"{len(metric.outcomes):,}"]
-            )
+            low, high = (in_unit(end, metric.unit) for end in metric.interval)
+            rows.append([name, in_unit(metric.value, metric.unit), f"{low} … {high}", f"{len(metric.outcomes):,}"])
         return rows

@@ -9,15 +9,20 @@ own. With several strata the deviations within each are stretched by √(K_h/(K_
 too sure; strata of a single cluster, which show no spread of their own, are pooled into one. The paired bootstrap is
 this one on the differences after − before of the same examples.
 
-The interval is BCa (bias-corrected and accelerated). For symmetric outcomes it is the percentile interval; where few
-examples change, and all in one direction, the percentile interval is too short on the side a gate must not err on.
+A median (average="median") is resampled likewise: see `medians`.
 
-Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 14.
+The interval of a mean is BCa (bias-corrected and accelerated). For symmetric outcomes it is the percentile interval;
+where few examples change, and all in one direction, the percentile interval is too short on the side a gate must not
+err on.
+
+Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 14.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
 
@@ -25,8 +30,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from modalign.errors import DataError
+from modalign.evaluation.medians import resampled_medians
 
-Average = Literal["examples", "strata"]
+Average = Literal["examples", "strata", "median"]
 Floats = NDArray[np.float64]
 
 CELLS_AT_ONCE = 2_000_000
@@ -35,12 +41,21 @@ FEW_VALUES = 64
 
 @dataclass(frozen=True)
 class Difference:
-    """after − before on the same examples, its confidence interval and its standard error."""
+    """after − before on the same examples.
+
+    Attributes:
+        estimate: the difference.
+        low: the lower end of its confidence interval.
+        high: the upper end.
+        standard_error: of the resampled differences.
+        p_value: two-sided: the smallest 1 − confidence at which the interval leaves out 0.
+    """
 
     estimate: float
     low: float
     high: float
     standard_error: float
+    p_value: float = 1.0
 
 
 def paired_bootstrap(
@@ -64,7 +79,8 @@ def paired_bootstrap(
         after: n outcomes of the same examples in the same order.
         clusters: n ids; examples of equal id are drawn together.
         strata: n ids; every stratum keeps its number of clusters.
-        average: "examples" = the plain mean; "strata" = the mean of the strata's means.
+        average: "examples" = the plain mean; "strata" = the mean of the strata's means; "median" = the median, of
+            which the difference is that of the medians.
         resamples: how many times the clusters are drawn.
         seed: the answer is a pure function of the arguments and this.
         confidence: of the interval.
@@ -82,6 +98,8 @@ def paired_bootstrap(
         raise DataError(
             f"before has {first.size:,} outcomes, after has {second.size:,}: evaluate both on the same examples"
         )
+    if average == "median":
+        return _of_medians([first, second], clusters, strata, resamples, seed, confidence)
     return _bootstrap(second - first, clusters, strata, average, resamples, seed, confidence)
 
 
@@ -110,7 +128,7 @@ def widened_for_few_changes(
         after: n outcomes.
         clusters: as in `paired_bootstrap`; clusters of unequal size count as 1/Σ(share²) equal ones.
         strata: likewise.
-        average: likewise.
+        average: likewise; a median is left to the bootstrap.
         confidence: of the interval.
 
     Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 1934.
@@ -118,7 +136,7 @@ def widened_for_few_changes(
     from scipy.special import betaincinv
 
     values = np.asarray(after, np.float64) - np.asarray(before, np.float64)
-    if np.abs(values).max(initial=0.0) > 1:
+    if average == "median" or np.abs(values).max(initial=0.0) > 1:
         return change
     parts = []
     blocks = _strata(values, clusters, strata)
@@ -133,7 +151,9 @@ def widened_for_few_changes(
         return float(betaincinv(rate * count + 1, max(count * (1 - rate), 1e-9), (1 + confidence) / 2))
 
     low, high = better - upper(worse), upper(better) - worse
-    return Difference(change.estimate, min(change.low, low), max(change.high, high), change.standard_error)
+    # Were there no effect, each cluster that changed would have changed either way with equal chance.
+    least = min(1.0, 2.0 ** (1 - int((moved != 0).sum())))
+    return replace(change, low=min(change.low, low), high=max(change.high, high), p_value=max(change.p_value, least))
 
 
 def bootstrap_interval(
@@ -152,7 +172,7 @@ def bootstrap_interval(
         outcomes: n outcomes, one an example.
         clusters: n ids; examples of equal id are drawn together.
         strata: n ids; every stratum keeps its number of clusters.
-        average: "examples" or "strata".
+        average: "examples", "strata" or "median".
         resamples: how many times the clusters are drawn.
         seed: of the draws.
         confidence: of the interval.
@@ -163,17 +183,78 @@ def bootstrap_interval(
     Raises:
         DataError: no examples, outcomes that are not finite.
     """
-    difference = _bootstrap(np.asarray(outcomes, np.float64), clusters, strata, average, resamples, seed, confidence)
-    return difference.low, difference.high
+    values = np.asarray(outcomes, np.float64)
+    if average == "median":
+        found = _of_medians([values], clusters, strata, resamples, seed, confidence)
+    else:
+        found = _bootstrap(values, clusters, strata, average, resamples, seed, confidence)
+    return found.low, found.high
 
 
 def mean(outcomes: ArrayLike, strata: ArrayLike | None = None, average: Average = "examples") -> float:
-    """The mean of the outcomes, or, with average="strata", the mean of the strata's means."""
+    """The mean of the outcomes, with average="strata" the mean of the strata's means, with "median" the median."""
     values = np.asarray(outcomes, np.float64)
+    if average == "median":
+        return float(np.median(values))
     if average == "examples":
         return float(values.mean())
     _, ids = np.unique(_ids(strata, values.size, "strata"), return_inverse=True)
     return float((np.bincount(ids, values) / np.bincount(ids)).mean())
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Adjusts the p-values of a table so that the chance of any false finding in it stays below the level.
+
+        adjusted_(i) = max over j ≤ i of  min(1, (m − j + 1) · p_(j)),      p_(1) ≤ … ≤ p_(m)
+
+    Args:
+        p_values: m numbers between 0 and 1, of any dependence.
+
+    Returns:
+        m adjusted p-values, in the order given: what is ≤ 0.05 holds for the whole table.
+
+    Raises:
+        DataError: numbers outside 0…1.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 1979.
+    """
+    given = np.asarray(p_values, np.float64)
+    if given.ndim != 1 or not ((given >= 0) & (given <= 1)).all():
+        raise DataError("p-values must be a list of numbers between 0 and 1; pass those of one table")
+    order = np.argsort(given, kind="stable")
+    adjusted = np.empty(given.size)
+    steps = np.minimum(1.0, (given.size - np.arange(given.size)) * given[order])
+    adjusted[order] = np.maximum.accumulate(steps)
+    return adjusted
+
+
+def over_seeds(per_seed: Sequence[Difference], *, confidence: float = 0.95) -> Difference:
+    """Joins the same comparison of several seeds: what varies over examples, and what varies over seeds.
+
+        variance = mean_s(w_s²) + sd_s(d_s)² / S          d_s: the estimate of seed s, w_s: its interval's width / 2z
+
+    The seeds are judged on the same examples, so that the first part does not shrink with their number. With few seeds
+    the second is known poorly: take five.
+
+    Args:
+        per_seed: S differences, one a seed.
+        confidence: of their intervals, and of the joint one.
+
+    Returns:
+        The mean over seeds, with a symmetric interval.
+
+    Raises:
+        DataError: no seeds.
+    """
+    if not per_seed:
+        raise DataError("no seeds to combine: pass one difference a seed")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    estimates = np.array([found.estimate for found in per_seed])
+    within = float(np.mean([((found.high - found.low) / (2 * z)) ** 2 for found in per_seed]))
+    between = float(estimates.var(ddof=1)) / estimates.size if estimates.size > 1 else 0.0
+    error, centre = math.sqrt(within + between), float(estimates.mean())
+    p_value = 2 * NormalDist().cdf(-abs(centre) / error) if error else float(centre == 0)
+    return Difference(centre, centre - z * error, centre + z * error, error, p_value)
 
 
 def _bootstrap(
@@ -185,12 +266,7 @@ def _bootstrap(
     seed: int,
     confidence: float,
 ) -> Difference:
-    if values.ndim != 1 or not values.size:
-        raise DataError(f"outcomes of shape {values.shape}: pass one number an example, and at least one")
-    if not np.isfinite(values).all():
-        raise DataError(f"outcome {int(np.argmin(np.isfinite(values)))} is not finite: leave the example out")
-    if resamples < 1:
-        raise DataError(f"{resamples} resamples: ask for at least 1")
+    _check(values, resamples)
     rng = np.random.default_rng(seed)
     estimate = 0.0
     drawn = np.zeros(resamples)
@@ -206,8 +282,44 @@ def _bootstrap(
         estimate += weight * ratio
         drawn += weight * (ratio + stretch * (_resampled_ratios(sums, sizes, resamples, rng) - ratio))
         influence.append(weight * stretch * (sums - ratio * sizes) / sizes.sum())
-    low, high = _bca(estimate, drawn, np.concatenate(influence), confidence)
-    return Difference(float(estimate), low, high, float(drawn.std(ddof=1)) if resamples > 1 else 0.0)
+    low, high, p_value = _bca(estimate, drawn, np.concatenate(influence), confidence)
+    return Difference(float(estimate), low, high, _spread(drawn), p_value)
+
+
+def _of_medians(
+    sides: Sequence[Floats],
+    clusters: ArrayLike | None,
+    strata: ArrayLike | None,
+    resamples: int,
+    seed: int,
+    confidence: float,
+) -> Difference:
+    """The median of one side, or the second's minus the first's, with its percentile interval."""
+    if strata is not None:
+        raise DataError("a median is not taken by strata: leave them out, or average over strata")
+    for values in sides:
+        _check(values, resamples)
+    ids = np.arange(sides[0].size) if clusters is None else _ids(clusters, sides[0].size, "clusters")
+    drawn = resampled_medians(sides, np.unique(ids, return_inverse=True)[1], resamples, seed)
+    whole = [float(np.median(values)) for values in sides]
+    change, estimate = (drawn[-1] - drawn[0], whole[-1] - whole[0]) if len(sides) > 1 else (drawn[0], whole[0])
+    low, high = np.quantile(change, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
+    beyond = min(float((change <= 0).mean()), float((change >= 0).mean()))
+    p_value = min(1.0, 2 * max(beyond, 1 / (resamples + 1)))
+    return Difference(estimate, float(low), float(high), _spread(change), p_value)
+
+
+def _check(values: Floats, resamples: int) -> None:
+    if values.ndim != 1 or not values.size:
+        raise DataError(f"outcomes of shape {values.shape}: pass one number an example, and at least one")
+    if not np.isfinite(values).all():
+        raise DataError(f"outcome {int(np.argmin(np.isfinite(values)))} is not finite: leave the example out")
+    if resamples < 1:
+        raise DataError(f"{resamples} resamples: ask for at least 1")
+
+
+def _spread(drawn: Floats) -> float:
+    return float(drawn.std(ddof=1)) if drawn.size > 1 else 0.0
 
 
 Stratum = tuple[Floats, Floats, int]
@@ -265,16 +377,19 @@ def _resampled_ratios(sums: Floats, sizes: Floats, resamples: int, rng: np.rando
     return ratios
 
 
-def _bca(estimate: float, drawn: Floats, influence: Floats, confidence: float) -> tuple[float, float]:
-    """The bias-corrected and accelerated quantiles of the resampled estimates."""
+def _bca(estimate: float, drawn: Floats, influence: Floats, confidence: float) -> tuple[float, float, float]:
+    """The bias-corrected and accelerated quantiles of the resampled estimates, and the p-value of no effect."""
     rounding = 1e-12 * max(1.0, abs(estimate))
     if np.ptp(drawn) <= rounding:
-        return float(estimate), float(estimate)
+        return float(estimate), float(estimate), float(abs(estimate) <= rounding)
     normal = NormalDist()
-    ties = np.abs(drawn - estimate) <= rounding
-    below = float(((drawn < estimate) & ~ties).mean() + ties.mean() / 2)
-    edge = 1 / (drawn.size + 1)
-    bias = normal.inv_cdf(min(max(below, edge), 1 - edge))
+
+    def share_below(value: float) -> float:
+        ties = np.abs(drawn - value) <= rounding
+        share, edge = float(((drawn < value) & ~ties).mean() + ties.mean() / 2), 1 / (drawn.size + 1)
+        return min(max(share, edge), 1 - edge)
+
+    bias = normal.inv_cdf(share_below(estimate))
     spread = float((influence**2).sum())
     acceleration = float((influence**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
     levels = []
@@ -283,4 +398,8 @@ def _bca(estimate: float, drawn: Floats, influence: Floats, confidence: float) -
         stretch = 1 - acceleration * z
         levels.append(normal.cdf(bias + z / stretch) if stretch > 0 else float(z > 0))
     low, high = np.quantile(drawn, levels)
-    return float(low), float(high)
+    # The level at which an end of the interval meets 0: the correction above, turned around.
+    shifted = normal.inv_cdf(share_below(0.0)) - bias
+    stretch = 1 + acceleration * shifted
+    z = shifted / stretch - bias if stretch > 0 else math.copysign(math.inf, shifted)
+    return float(low), float(high), 2 * normal.cdf(-abs(z))

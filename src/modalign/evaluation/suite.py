@@ -2,53 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from modalign.data import sources
-from modalign.data.pictures import Picture, files_identity, real_paths
-from modalign.data.records import Images, Labelled, Pairs
-from modalign.errors import DataError, RecipeError
-from modalign.evaluation import scoring
-from modalign.evaluation.prompts import Prompts, read_prompts
-from modalign.evaluation.results import Features, Results
-from modalign.evaluation.scoring import AnyTask, Drift, Encoded, Neighbours, Retrieval, ZeroShot
+from modalign.data.pictures import Picture, files_identity
+from modalign.errors import RecipeError
+from modalign.evaluation.kept import Kept, KeptResults
+from modalign.evaluation.kinds import KINDS, Context, Drift, Encoded, Judged, Reading
+from modalign.evaluation.kinds.base import NO_NUMBERS, read_options
+from modalign.evaluation.kinds.reading import name_of
+from modalign.evaluation.prompts import read_prompts
+from modalign.evaluation.protocols import PROTOCOLS, Protocol, protocol_of
+from modalign.evaluation.results import Features, Results, TaskResult
+from modalign.evaluation.scoring import digest
 from modalign.gap import measure
+
+if TYPE_CHECKING:
+    from modalign.models.dual_encoder import DualEncoder
 
 __all__ = ["Encoded", "Suite", "Task", "parse_task", "prepare"]
 
-Kind = Literal["zero-shot", "retrieval", "knn", "drift"]
 GAP_RESAMPLES = 1_000
+TYPED = re.compile(r"(?P<kind>[^:\[\]]+)(\[(?P<options>[^\]]*)\])?:(?P<spec>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What to judge: a kind of task and a data spec."""
+    """What to judge: a kind of task, a data spec, and the kind's options as given."""
 
-    kind: Kind
+    kind: str
     spec: str
+    options: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.spec}"
+        told = ",".join(f"{key}={value}" for key, value in self.options)
+        return f"{self.kind}[{told}]:{self.spec}" if told else f"{self.kind}:{self.spec}"
 
 
 def parse_task(text: str) -> Task:
-    """Reads "zero-shot:SPEC", "retrieval:SPEC", "knn:SPEC" or "drift:SPEC"; everything after the first colon is SPEC.
+    """Reads "kind:SPEC" or "kind[key=value,key=value]:SPEC"; everything after the first colon behind it is SPEC.
 
     Raises:
-        RecipeError: another kind, or no spec.
+        RecipeError: another kind, no spec, or an option that the kind does not take.
     """
-    kind, _, spec = text.partition(":")
-    if kind not in get_args(Kind) or not spec:
+    found = TYPED.fullmatch(text)
+    if found is None or found["kind"] not in KINDS:
         raise RecipeError(
-            f"task {text!r}: write zero-shot:SPEC, retrieval:SPEC, knn:SPEC or drift:SPEC, "
-            "such as retrieval:flickr30k:data@test"
+            f"task {text!r}: write KIND:SPEC, such as retrieval:flickr30k:data@test; kinds are {', '.join(KINDS)}"
         )
-    return Task(cast(Kind, kind), spec)
+    kind, given = found["kind"], dict[str, str]()
+    for part in filter(None, (found["options"] or "").split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or key.strip() in given:
+            raise RecipeError(f"task {text!r}: option {part!r}: write each once, as key=value")
+        given[key.strip()] = value.strip()
+    read_options(kind, KINDS[kind].options, given)
+    return Task(kind, found["spec"], tuple(sorted(given.items())))
 
 
 @dataclass(frozen=True)
@@ -60,84 +74,166 @@ class Suite:
         wheres: where each was first named, for messages.
         strings: the distinct captions and prompts over all tasks.
         tasks: the data of each task.
+        asked: each task as it was asked for.
+        protocol: how it is judged.
     """
 
     paths: list[Picture]
     wheres: list[str]
     strings: list[str]
-    tasks: tuple[AnyTask, ...]
+    tasks: tuple[Judged, ...]
+    asked: tuple[Task, ...]
+    protocol: Protocol = PROTOCOLS["default"]
 
     @property
     def identity(self) -> str:
         """A hash of what is judged: tasks, strings, labels, and every picture's path, size and modification time."""
-        facts: list[Any] = [files_identity(self.paths), self.strings]
-        for task in self.tasks:
-            facts += [task.data.spec, task.pictures.tolist()]
-            if isinstance(task, ZeroShot | Retrieval):
-                facts.append(task.strings.tolist())
-            elif isinstance(task, Drift) and task.classes is not None:
-                facts += [task.classes.pictures.tolist(), task.classes.strings.tolist()]
-            facts += [task.data.labels.tolist()] if isinstance(task.data, Labelled) else []
-        return scoring.digest(facts)
+        facts: list[Any] = [files_identity(self.paths), self.strings, self.protocol.name]
+        for asked, task in zip(self.asked, self.tasks, strict=True):
+            facts += [str(asked), task.facts()]
+        return digest(facts)
 
     @property
     def drifts(self) -> list[Drift]:
         """The drift tasks."""
         return [task for task in self.tasks if isinstance(task, Drift)]
 
+    @property
+    def trunk(self) -> bool:
+        """Whether a task reads the image trunk's outputs."""
+        return any(task.trunk for task in self.tasks)
+
     def of(self, pictures: Tensor) -> Suite:
         """Only these pictures, by number, to be embedded without any task."""
         paths, wheres = ([values[number] for number in pictures.tolist()] for values in (self.paths, self.wheres))
-        return replace(self, paths=paths, wheres=wheres, strings=[], tasks=())
+        return replace(self, paths=paths, wheres=wheres, strings=[], tasks=(), asked=())
+
+    def part(self, positions: Sequence[int]) -> tuple[Suite, Tensor, Tensor]:
+        """What some of the tasks need embedded: those pictures and strings, and their numbers in this suite."""
+        tasks = tuple(self.tasks[position] for position in positions)
+        pictures, strings = (
+            torch.cat([NO_NUMBERS, *(numbers.flatten() for numbers in needed)]).unique()
+            for needed in ([task.inputs for task in tasks], [task.strings for task in tasks])
+        )
+        # Their tasks tell whether the trunk is needed; they are not scored here.
+        return (
+            replace(self.of(pictures), strings=[self.strings[n] for n in strings.tolist()], tasks=tasks),
+            pictures,
+            strings,
+        )
+
+    def key(self, position: int, facts: Mapping[str, Any], gap: bool) -> str:
+        """A hash of what decides a task's result: the task, its files, its texts, and what holds for all of them."""
+        asked, task = self.asked[position], self.tasks[position]
+        pictures = [self.paths[number] for number in task.inputs.unique().tolist()]
+        said = [self.strings[number] for number in task.strings.unique().tolist()]
+        told = [str(asked), task.version, self.protocol.name, files_identity(pictures), said, task.facts(), gap]
+        return digest([dict(facts), told])
+
+    def pending(self, kept: KeptResults | None, gap: bool) -> list[int]:
+        """The positions of the tasks without a kept result."""
+        with_gap = self._gap_position if gap else None
+        return [
+            position
+            for position, task in enumerate(self.tasks)
+            if kept is None
+            or isinstance(task, Drift)
+            or kept.read(self.key(position, kept.facts, position == with_gap)) is None
+        ]
+
+    @property
+    def _gap_position(self) -> int | None:
+        """The first task with pairs."""
+        shown = (i for i, task in enumerate(self.tasks) if type(task).features is not Judged.features)
+        return next(shown, None)
 
     def score(
         self,
         encoded: Encoded,
         *,
         model: dict[str, Any],
+        encoder: DualEncoder | None = None,
         environment: dict[str, Any] | None = None,
         resamples: int = 10_000,
         seed: int = 0,
         gap: bool = True,
+        batch_size: int = 256,
+        workers: int = 0,
+        max_bad: int = 0,
+        kept: KeptResults | None = None,
     ) -> Results:
         """Turns features into results.
 
         Args:
-            encoded: of this suite's `paths` and `strings`.
+            encoded: of this suite's `paths` and `strings`; only those of the tasks that are pending need be there.
             model: {"spec", "fingerprint"} of what made them.
+            encoder: what made them, on its device, for the tasks that need more than features.
             environment: versions and machine, kept with the results.
             resamples: of every interval.
             seed: of the resamples.
-            gap: measure the gap on the first retrieval task (each picture with its first caption).
+            gap: measure the gap on the first task with pairs (each picture with its first caption).
+            batch_size: inputs in one forward pass of those tasks.
+            workers: their decoding processes.
+            max_bad: how many of their pictures may be unreadable.
+            kept: results to read instead, and to keep as each task is done.
 
         Returns:
             The `Results`, without drift, which needs the features of a model before as well.
 
         Raises:
             DataError: none of a task's pictures could be read.
+            RecipeError: a task needs the model itself and there are only features.
         """
         row = encoded.rows(len(self.paths))
         results = Results(model, [], None, environment or {})
-        for task in self.tasks:
-            if isinstance(task, ZeroShot):
-                results.tasks.append(scoring.score_zero_shot(task, encoded, row, resamples, seed))
-            elif isinstance(task, Neighbours):
-                results.tasks.append(scoring.score_knn(task, encoded, row, resamples, seed))
-            elif isinstance(task, Retrieval):
-                result, features = scoring.score_retrieval(
-                    task, self.paths, self.strings, encoded, row, resamples, seed
-                )
-                results.tasks.append(result)
-                if results.features is None:
-                    results.features = features
-                    results.gap = _gap(features, task.data.spec, min(resamples, GAP_RESAMPLES), seed) if gap else None
+        context = Context(self.paths, self.strings, resamples, seed, batch_size, workers, max_bad)
+        for position in range(len(self.tasks)):
+            measured = gap and position == self._gap_position
+            key = self.key(position, kept.facts, measured) if kept is not None else ""
+            found = kept.read(key) if kept is not None else None
+            if found is None:
+                found = self._scored(position, encoded, row, context, encoder, measured, results)
+                if kept is not None and found is not None:
+                    kept.write(key, found)
+            if found is not None:
+                results.tasks.append(found.result)
+                results.gap = found.gap or results.gap
         return results
+
+    def _scored(
+        self,
+        position: int,
+        encoded: Encoded,
+        row: Tensor,
+        context: Context,
+        encoder: DualEncoder | None,
+        gap: bool,
+        results: Results,
+    ) -> Kept | None:
+        """One task's result; shows its pairs in `results` where they are the first."""
+        asked, task = self.asked[position], self.tasks[position]
+        if (task.needs_model and encoder is None) or (task.trunk and encoded.trunk is None):
+            raise RecipeError(f"task {asked} needs the model, and here are features alone; leave the task out")
+        if task.needs_model and encoder is not None:
+            found: TaskResult | None = task.score_model(encoder, encoded, row, context)
+        else:
+            found = task.score(encoded, row, context)
+        measured = None
+        if position == self._gap_position and (shown := task.features(encoded, row, context)) is not None:
+            results.features = shown
+            if gap:
+                measured = _gap(shown, asked.spec, min(context.resamples, GAP_RESAMPLES), context.seed)
+        if found is None:
+            return None
+        told = self.protocol.told(asked.kind, name_of(asked.spec))
+        return Kept(replace(found, options=dict(asked.options), protocol={**told, **found.protocol}), measured)
 
 
 def prepare(
     tasks: Sequence[str | Task],
     *,
-    templates: str = "single",
+    templates: str | None = None,
+    protocol: str = "default",
     max_bad: int = 0,
     image_column: str | None = None,
     text_column: str | Sequence[str] | None = None,
@@ -146,8 +242,10 @@ def prepare(
     """Reads the data of all tasks and numbers their pictures and strings together.
 
     Args:
-        tasks: "zero-shot:SPEC", "retrieval:SPEC", "knn:SPEC" or "drift:SPEC", each once.
-        templates: "single", "openai80" or a file (see `read_prompts`).
+        tasks: each as `parse_task` reads it, each once.
+        templates: "single", "openai80", "clip-benchmark", a data set's name or a file (see `read_prompts`); None =
+            the protocol's.
+        protocol: one of `PROTOCOLS`.
         max_bad: rows that may be bad in each data source.
         image_column: as for `modalign.pairs`, for all tasks whose data has columns.
         text_column: likewise, of retrieval.
@@ -160,109 +258,21 @@ def prepare(
         RecipeError: no task, an unknown kind, the same task twice.
         DataError: data that cannot be read, two classes of one name, templates that cannot be used.
     """
-    parsed = [parse_task(task) if isinstance(task, str) else task for task in tasks]
-    if not parsed:
+    asked = tuple([parse_task(task) if isinstance(task, str) else task for task in tasks])
+    if not asked:
         raise RecipeError("no task to evaluate: name at least one, such as retrieval:SPEC")
-    if twice := [str(task) for position, task in enumerate(parsed) if task in parsed[:position]]:
+    if twice := [str(task) for position, task in enumerate(asked) if task in asked[:position]]:
         raise RecipeError(f"task {twice[0]} is named twice: name it once")
-    prompts = read_prompts(templates)
-    reading = _Reading(prompts, image_column, text_column, label_column, max_bad)
-    built = tuple([reading.task(task) for task in parsed])
-    return Suite(reading.paths, reading.wheres, list(reading.strings.known), built)
-
-
-@dataclass
-class _Reading:
-    """Reads one task after the other and numbers what they share."""
-
-    prompts: Prompts
-    image_column: str | None
-    text_column: str | Sequence[str] | None
-    label_column: str | None
-    max_bad: int
-
-    def __post_init__(self) -> None:
-        self.pictures, self.strings = _Numbers(), _Numbers()
-        self.paths: list[Picture] = []
-        self.wheres: list[str] = []
-
-    def task(self, task: Task) -> AnyTask:
-        """The data of one task."""
-        if task.kind == "retrieval":
-            pairs = sources.pairs(
-                task.spec, image_column=self.image_column, text_column=self.text_column, max_bad=self.max_bad
-            )
-            numbers = self._numbered(pairs)
-            return Retrieval(
-                pairs, numbers[pairs.caption_rows], self.strings([caption.strip() for caption in pairs.captions])
-            )
-        if task.kind == "drift":
-            return self._drift(task.spec)
-        data = self._labelled(task.spec)
-        if task.kind == "zero-shot":
-            return self._zero_shot(data)
-        _check_classes(data, "classification by neighbours")
-        return Neighbours(data, self._numbered(data))
-
-    def _labelled(self, spec: str) -> Labelled:
-        return sources.labelled(
-            spec, image_column=self.image_column, label_column=self.label_column, max_bad=self.max_bad
-        )
-
-    def _zero_shot(self, data: Labelled) -> ZeroShot:
-        _check_classes(data, "zero-shot classification")
-        _check_names(data)
-        numbers = self._numbered(data)
-        texts = [prompt.strip() for name in data.class_names for prompt in self.prompts(name)]
-        return ZeroShot(data, numbers, self.prompts, self.strings(texts).view(len(data.class_names), -1))
-
-    def _drift(self, spec: str) -> Drift:
-        """Pictures of any spec, and its classes where it has some that a prompt can name."""
-        plain = spec.removeprefix("images:")
-        images = sources.images(plain, image_column=self.image_column, max_bad=self.max_bad)
-        numbers = self._numbered(images)
-        if plain != spec:
-            return Drift(images, numbers, None, "the spec says images")
-        try:
-            classes = self._zero_shot(self._labelled(spec))
-        except DataError as problem:
-            return Drift(images, numbers, None, str(problem))
-        return Drift(images, numbers, classes)
-
-    def _numbered(self, data: Pairs | Images | Labelled) -> Tensor:
-        if not len(data):
-            raise DataError(f"{data.spec} holds nothing to judge: name data with at least one row")
-        numbers = self.pictures(real_paths(data.paths))
-        for number, path, where in zip(numbers.tolist(), data.paths, data.wheres, strict=True):
-            if number == len(self.paths):
-                self.paths.append(path)
-                self.wheres.append(where)
-        return numbers
-
-
-class _Numbers:
-    """Numbers keys as first seen."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, int] = {}
-
-    def __call__(self, keys: Sequence[str]) -> Tensor:
-        return torch.tensor([self.known.setdefault(key, len(self.known)) for key in keys], dtype=torch.long)
-
-
-def _check_classes(data: Labelled, what: str) -> None:
-    if len(data.class_names) < 2:
-        raise DataError(f"{data.spec} has {len(data.class_names)} class: {what} needs at least 2")
-
-
-def _check_names(data: Labelled) -> None:
-    first: dict[str, int] = {}
-    for label, name in enumerate(data.class_names):
-        if first.setdefault(name.strip(), label) != label:
-            raise DataError(
-                f"{data.spec}: classes {first[name.strip()]} and {label} are both called {name!r}, "
-                "so no prompt can tell them apart; rename one"
-            )
+    rules = protocol_of(protocol)
+    prompts = read_prompts(rules.templates if templates is None else templates)
+    reading = Reading(prompts, image_column, text_column, label_column, max_bad, rules)
+    read = []
+    for task in asked:
+        kind = KINDS[task.kind]
+        given = {**rules.options.get(task.kind, {}), **dict(task.options)}
+        read.append(kind.read(reading, task.spec, read_options(task.kind, kind.options, given)))
+    reading.refuse_unused()
+    return Suite(reading.paths, reading.wheres, list(reading.strings.known), tuple(read), asked, rules)
 
 
 def _gap(features: Features, spec: str, resamples: int, seed: int) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +17,14 @@ from modalign.encoders import Tower
 from modalign.errors import RecipeError
 from modalign.evaluation.certificate import Certified
 from modalign.evaluation.certifying import certificate, drift_results, need_base, same_text
+from modalign.evaluation.kept import KeptResults
+from modalign.evaluation.kinds.base import NO_NUMBERS
 from modalign.evaluation.results import Results
 from modalign.evaluation.suite import Encoded, Suite, Task, parse_task, prepare
-from modalign.features import Progress, TrunkMemo, image_features, text_features
+from modalign.features import Progress, TrunkMemo, image_features, project, text_features
 from modalign.models.dual_encoder import DualEncoder
+
+RESAMPLES = 10_000
 
 __all__ = ["Results", "Task", "encode", "evaluate", "evaluate_both", "parse_task"]
 
@@ -30,27 +34,30 @@ def evaluate(
     tasks: Sequence[str | Task],
     *,
     against: DualEncoder | None = None,
-    templates: str = "single",
+    templates: str | None = None,
+    protocol: str = "default",
     batch_size: int = 256,
     workers: int = 0,
     max_bad: int = 0,
     image_column: str | None = None,
     text_column: str | Sequence[str] | None = None,
     label_column: str | None = None,
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     gap: bool = True,
     memo: TrunkMemo | None = None,
     store: Path | None = None,
     progress: Progress | None = None,
 ) -> Results:
-    """Judges a model, in float32, on zero-shot, retrieval, k-NN and drift; every share has a 95 % interval.
+    """Judges a model, in float32, on any kinds of task; every metric has a 95 % interval.
 
     Args:
         model: on its device.
-        tasks: "zero-shot:SPEC", "retrieval:SPEC", "knn:SPEC" or "drift:SPEC", each once.
+        tasks: "zero-shot:SPEC", "retrieval:SPEC", "knn[key=value]:SPEC", …, each once (see docs/evaluation.md).
         against: the model before, on its device, whose image features drift tasks compare with.
-        templates: "single" ("a photo of {class}"), "openai80", or a file with one template a line.
+        templates: "single" ("a photo of {class}"), "openai80", "clip-benchmark" (those of each data set, with its class
+            names), a data set's name, or a file with one template a line; None = the protocol's.
+        protocol: "default", "standard" (CLIP_benchmark's) or a paper's (see docs/evaluation.md).
         batch_size: pictures or captions in one forward pass.
         workers: decoding processes.
         max_bad: how many rows of a source, and pictures in all, may be unreadable; they are left out and counted.
@@ -61,7 +68,8 @@ def evaluate(
         seed: of the resamples.
         gap: measure the gap on the first retrieval task.
         memo: trunk outputs shared with other evaluations of the same frozen image trunk.
-        store: a folder where features are read from and kept (see `modalign.embed`), instead of a memo.
+        store: a folder where features are read from and kept (see `modalign.embed`), instead of a memo, and every
+            task's result as it is done: what is known of this model and data is read.
         progress: told (done, total) pictures.
 
     Returns:
@@ -78,6 +86,7 @@ def evaluate(
     suite = prepare(
         tasks,
         templates=templates,
+        protocol=protocol,
         max_bad=max_bad,
         image_column=image_column,
         text_column=text_column,
@@ -88,19 +97,25 @@ def evaluate(
     elif not suite.drifts:
         raise RecipeError("only drift tasks compare with a model before: add drift:SPEC, or leave --against out")
     passes: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "max_bad": max_bad, "store": store}
-    wanted = torch.cat([torch.empty(0, dtype=torch.long), *(task.pictures for task in suite.drifts)]).unique()
-    whole = len(suite.paths) + len(wanted)
-    encoded = encode(model, suite, memo=memo, progress=_share(progress, 0, whole), **passes)
+    kept = _kept(model, store, batch_size, resamples, seed)
+    pending = suite.pending(kept, gap)
+    wanted = torch.cat([NO_NUMBERS, *(task.pictures for task in suite.drifts)]).unique()
+    encoded, here = _encode_pending(model, suite, pending, memo, progress, len(wanted), passes)
     results = suite.score(
         encoded,
         model={"spec": model.spec, "fingerprint": model.fingerprint},
+        encoder=model,
         environment=environment.describe(seed, str(model.device)),
         resamples=resamples,
         seed=seed,
         gap=gap,
+        batch_size=batch_size,
+        workers=workers,
+        max_bad=max_bad,
+        kept=kept,
     )
     if against is not None:
-        part = encode(against, suite.of(wanted), progress=_share(progress, len(suite.paths), whole), **passes)
+        part = encode(against, suite.of(wanted), progress=_share(progress, here, here + len(wanted)), **passes)
         text = encoded.text if same_text(against, model, suite.strings) else None
         base = replace(part, kept=wanted[part.kept])
         results.drift = drift_results(suite, base, encoded, against.spec, text)
@@ -112,10 +127,14 @@ def evaluate_both(
     after: DualEncoder,
     tasks: Sequence[str | Task],
     *,
-    templates: str = "single",
+    templates: str | None = None,
+    protocol: str = "default",
     batch_size: int = 256,
     workers: int = 0,
     max_bad: int = 0,
+    image_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
     seed: int = 0,
     store: Path | None = None,
     progress: Progress | None = None,
@@ -127,9 +146,13 @@ def evaluate_both(
         after: on its device.
         tasks: as in `evaluate`; at least one that is judged, so not drift alone.
         templates: as in `evaluate`; so are the others.
+        protocol: likewise.
         batch_size: likewise.
         workers: likewise.
         max_bad: likewise.
+        image_column: likewise.
+        text_column: likewise.
+        label_column: likewise.
         seed: likewise.
         store: likewise.
         progress: likewise.
@@ -142,7 +165,15 @@ def evaluate_both(
         RecipeError: a task that cannot be read, or nothing to judge.
         DataError: as in `evaluate`.
     """
-    suite = prepare(tasks, templates=templates, max_bad=max_bad)
+    suite = prepare(
+        tasks,
+        templates=templates,
+        protocol=protocol,
+        max_bad=max_bad,
+        image_column=image_column,
+        text_column=text_column,
+        label_column=label_column,
+    )
     if len(suite.drifts) == len(suite.tasks):
         raise RecipeError(
             "drift alone gives nothing to judge: add a zero-shot, knn or retrieval task, or use "
@@ -156,9 +187,18 @@ def evaluate_both(
         )
         told = {"spec": model.spec, "fingerprint": model.fingerprint}
         seen.append(encoded)
-        found.append(
-            suite.score(encoded, model=told, environment=environment.describe(seed, str(model.device)), seed=seed)
+        scored = suite.score(
+            encoded,
+            model=told,
+            encoder=model,
+            environment=environment.describe(seed, str(model.device)),
+            seed=seed,
+            batch_size=batch_size,
+            workers=workers,
+            max_bad=max_bad,
+            kept=_kept(model, store, batch_size, RESAMPLES, seed),
         )
+        found.append(scored)
     text = seen[1].text if same_text(before, after, suite.strings) else None
     found[1].drift = drift_results(suite, seen[0], seen[1], before.spec, text)
     certain = certificate(suite, seen[0], seen[1], before.spec, text) if text is not None else None
@@ -178,11 +218,17 @@ def encode(
 ) -> Encoded:
     """Embeds a suite's pictures and strings, each once; arguments as in `evaluate`."""
     if store is not None:
-        told = _PassedOn(progress)
-        embedder = Embedder(store, batch_size=batch_size, workers=workers, max_bad=max_bad, reporter=told)
-        known = embedder.images(Tower(model), suite.paths, suite.wheres)
+        embedder = Embedder(
+            store, batch_size=batch_size, workers=workers, max_bad=max_bad, reporter=_PassedOn(progress)
+        )
+        known = embedder.images(Tower(model, part="trunk" if suite.trunk else "features"), suite.paths, suite.wheres)
         said = embedder.texts(Tower(model, "text"), suite.strings)
-        return Encoded(known.rows[:], known.kept, said.rows[:])
+        rows = known.rows[:]
+        if not suite.trunk:
+            return Encoded(rows, known.kept, said.rows[:])
+        return Encoded(project(model, "image", rows, batch_size=batch_size), known.kept, said.rows[:], rows)
+    if suite.trunk and memo is None:
+        memo = TrunkMemo()
     seen = image_features(
         model,
         suite.paths,
@@ -194,7 +240,59 @@ def encode(
         progress=progress,
     )
     text = text_features(model, suite.strings, batch_size=batch_size)
-    return Encoded(seen.features, seen.kept, text)
+    if not suite.trunk or memo is None:
+        return Encoded(seen.features, seen.kept, text)
+    trunk = [memo.rows[suite.paths[position]] for position in seen.kept.tolist()]
+    return Encoded(seen.features, seen.kept, text, torch.stack(trunk) if trunk else torch.empty(0, model.embed_dim))
+
+
+def _kept(model: DualEncoder, store: Path | None, batch_size: int, resamples: int, seed: int) -> KeptResults | None:
+    """Where this model's results are kept, beside its features."""
+    if store is None:
+        return None
+    facts = {
+        "model": model.fingerprint,
+        "versions": environment.versions(),
+        "device": model.device.type,
+        "batch_size": batch_size,
+        "resamples": resamples,
+        "seed": seed,
+    }
+    return KeptResults(store / "results", facts)
+
+
+def _encode_pending(
+    model: DualEncoder,
+    suite: Suite,
+    pending: Sequence[int],
+    memo: TrunkMemo | None,
+    progress: Progress | None,
+    after: int,
+    passes: Mapping[str, Any],
+) -> tuple[Encoded, int]:
+    """The features that the pending tasks need, under the suite's own numbers, and how many pictures those are.
+
+    Args:
+        model: to embed with.
+        suite: all tasks.
+        pending: positions of those without a result.
+        memo: as in `evaluate`.
+        progress: likewise.
+        after: how many pictures another model will embed, for the progress.
+        passes: batch_size, workers, max_bad and store.
+    """
+    if len(pending) == len(suite.tasks) or suite.drifts:  # which look at the classes of the tasks beside them
+        whole = len(suite.paths)
+        return encode(model, suite, memo=memo, progress=_share(progress, 0, whole + after), **passes), whole
+    if not pending:
+        nothing = torch.empty(0, model.embed_dim)
+        return Encoded(nothing, NO_NUMBERS, nothing), 0
+    part, pictures, strings = suite.part(pending)
+    whole = len(pictures)
+    seen = encode(model, part, memo=memo, progress=_share(progress, 0, whole + after), **passes)
+    text = torch.full((len(suite.strings), seen.text.shape[1]), torch.nan, dtype=seen.text.dtype)
+    text[strings] = seen.text
+    return replace(seen, kept=pictures[seen.kept], text=text), whole
 
 
 def _share(progress: Progress | None, before: int, whole: int) -> Progress | None:

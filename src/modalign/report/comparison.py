@@ -162,9 +162,11 @@ def controls(evaluation: Mapping[str, Any]) -> Controls | None:
     for metric in dict.fromkeys(name for gate in gates for name in gate):
         task, _, name = metric.rpartition(".")
         found = [gate.get(metric) for gate in gates]
-        before = next(percent(row["before"]) for row in found if row)
+        first = next(row for row in found if row)
+        unit = first.get("unit", "share")
+        before = percent(first["before"], unit)
         cells = (
-            Cell(percent(row["after"]), points(row["difference"]), row["verdict"]) if row else Cell("–")
+            Cell(percent(row["after"], unit), points(row["difference"], unit), row["verdict"]) if row else Cell("–")
             for row in found
         )
         groups.setdefault(in_words(task), []).append(ControlRow(in_words(name), before, tuple(cells)))

@@ -132,6 +132,8 @@ def lines(series: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str, limits:
         axes.axhline(0, color=MUTED, linewidth=0.8)
     elif len(positive) and len(positive) == len(everything) and positive.max() > 30 * positive.min():
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the default writes TeX, which is not set here
+        axes.yaxis.set_minor_formatter(lambda value, _: "")
     legend = []
     for index, (name, (steps, _)) in enumerate(series.items()):
         colour, marker, sign = SERIES[index % len(SERIES)]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from modalign.errors import OutputError
-from modalign.report import certificate, comparison, examples, figures, similarity, verdict, wording
+from modalign.report import certificate, comparison, examples, figures, published, similarity, verdict, wording
 from modalign.report.figures import Chart
 from modalign.report.run_folder import Absent, Features, RunFolder, read
 from modalign.report.similarity import Floats
@@ -66,7 +66,8 @@ def render(run: RunFolder) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for shown in (wording.percent, wording.points, wording.number, wording.signed, wording.duration):
+    filters = (wording.percent, wording.points, wording.tolerated, wording.number, wording.signed, wording.duration)
+    for shown in filters:
         environment.filters[shown.__name__] = shown
     tables = _tolerantly(run, "evaluation.json", lambda: verdict.task_tables(run.evaluation)) or []
     return environment.get_template("page.html").render(
@@ -75,6 +76,7 @@ def render(run: RunFolder) -> str:
         summary=_summary(run),
         headline=_tolerantly(run, "evaluation.json", lambda: _headline(run, tables)) or verdict.headline(tables),
         tables=tables,
+        published=_tolerantly(run, "evaluation.json", lambda: _published(run)) or [],
         measures=_tolerantly(run, "evaluation.json", lambda: comparison.measure_rows(run.evaluation)) or [],
         gap_protocol=_tolerantly(run, "evaluation.json", lambda: comparison.gap_protocol(run.evaluation)),
         gap_collapse=_tolerantly(run, "evaluation.json", lambda: comparison.gap_collapse(run.evaluation)),
@@ -108,6 +110,10 @@ def _recipe(run: RunFolder) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
+def _published(run: RunFolder) -> list[published.Beside]:
+    return published.published_beside(run.evaluation, str(_recipe(run).get("model") or ""))
+
+
 def _summary(run: RunFolder) -> list[tuple[str, str]]:
     """What was refined, how and on what, in a few words each."""
     settings = _recipe(run)
@@ -138,12 +144,17 @@ def _headline(run: RunFolder, tables: list[verdict.TaskTable]) -> verdict.Headli
     return replace(said, details=(*said.details, sentence))
 
 
+MOST_PARTS = 6
+
+
 @dataclass(frozen=True)
 class Training:
-    """The training part of the page: a curve for the loss and each term, and what was probed at the boundary."""
+    """The training part of the page: a curve for the loss and each term, what was probed at the boundary, and what a
+    curriculum did."""
 
     curves: tuple[Chart, ...]
     boundary: tuple[Chart, ...]
+    curriculum: tuple[Chart, ...]
     remarks: tuple[str, ...]
 
 
@@ -180,7 +191,42 @@ def _training(run: RunFolder) -> Training | None:
         remarks.append(f"At the first step raw dot products implied a logit scale of {wording.number(scale)}.")
     if run.unreadable_lines:
         remarks.append(f"Unreadable lines of metrics.jsonl left out: {run.unreadable_lines:,}.")
-    return Training(tuple(charts), tuple(boundary), tuple(remarks))
+    paced, said = _curriculum(run)
+    return Training(tuple(charts), tuple(boundary), tuple(paced), (*remarks, *said))
+
+
+def _curriculum(run: RunFolder) -> tuple[list[Chart], list[str]]:
+    """How strongly the aligning terms acted, and what held them back."""
+    told = [(entry["step"], entry["curriculum"]) for entry in run.steps if "curriculum" in entry]
+    if not told:
+        return [], []
+    charts = []
+    for title, keys, limits in (
+        ("strength of the aligning terms", {"alpha": "α", "planned": "planned"}, None),
+        ("κ, by which conflicts lower the strength", {"kappa": "κ"}, (-0.05, 1.05)),
+        ("cosine of aligning and base gradient", {"cosine": "c"}, (-1.05, 1.05)),
+        ("size of the aligning gradient beside the base one", {"ratio": "ρ"}, None),
+    ):
+        series = {
+            name: _columns([(step, values[key]) for step, values in told if key in values])
+            for key, name in keys.items()
+            if any(key in values for _, values in told)
+        }
+        if series:
+            charts.append(figures.lines(series, title, limits))
+    rates: dict[str, list[tuple[float, float]]] = {}
+    for step, values in told:
+        for part, rate in values.get("learning_rates", {}).items():
+            rates.setdefault(part, []).append((step, rate))
+    if rates:
+        lowest = dict(sorted(rates.items(), key=lambda item: min(rate for _, rate in item[1]))[:MOST_PARTS])
+        drawn = {part: _columns(points) for part, points in lowest.items()}
+        charts.append(figures.lines(drawn, "learning rates that conflicts lowered", (-0.05, 1.05)))
+    wanted, realised = (max(values[key] for _, values in told) for key in ("planned", "alpha"))
+    remarks = [f"The strength of the aligning terms was planned up to {wanted:.3g} and reached {realised:.3g}."]
+    if wanted > 0 and all(values["kappa"] < 1 for _, values in told if values["planned"] > 0):
+        remarks.append("Conflicting gradients held it back at every step: this run has not used its α_target.")
+    return charts, remarks
 
 
 def _term(entry: Mapping[str, Any], name: str) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modalign.evaluation.results import task_names
 from modalign.report.wording import in_words
 
 WORSE, NOT_WORSE, CANNOT_TELL, NONE = "worse", "not worse", "cannot tell", "none"
@@ -31,7 +32,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One task metric before and after, as shares of 1.
+    """One task metric before and after.
 
     Args:
         name: in words.
@@ -43,7 +44,8 @@ class MetricRow:
         verdict: "worse", "not worse" or "cannot tell".
         n: examples.
         better: whether the interval lies wholly on the better side of no change.
-        strip: the interval on the axis of all tables.
+        strip: the interval on the axis of all rows of one unit.
+        unit: "share", or what else the metric counts.
     """
 
     name: str
@@ -56,6 +58,7 @@ class MetricRow:
     n: int
     better: bool
     strip: Strip
+    unit: str = "share"
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,10 @@ def task_tables(evaluation: Mapping[str, Any]) -> list[TaskTable]:
         evaluation: the contents of evaluation.json.
     """
     rows = gate_rows(evaluation)
-    place = axis([end for row in rows for end in (*row["interval"], 0.0, _limit(row))])
+    places = {
+        unit: axis([end for row in rows if _unit(row) == unit for end in (*row["interval"], 0.0, _limit(row))])
+        for unit in map(_unit, rows)
+    }
     tasks = dict(_tasks(evaluation.get("after")))
     values = [_values(evaluation.get(side)) for side in ("before", "after")]
     grouped: dict[str, list[MetricRow]] = {}
@@ -108,6 +114,7 @@ def task_tables(evaluation: Mapping[str, Any]) -> list[TaskTable]:
             (float(row[side]), known.get(row["metric"], (0.0, None))[1])
             for side, known in zip(("before", "after"), values, strict=True)
         )
+        place = places[_unit(row)]
         strip = Strip(((place(low), place(row["difference"]), place(high)),), place(0.0), place(_limit(row)))
         grouped.setdefault(task, []).append(
             MetricRow(
@@ -121,6 +128,7 @@ def task_tables(evaluation: Mapping[str, Any]) -> list[TaskTable]:
                 n=int(row["n"]),
                 better=low > 0 if row.get("higher_is_better", True) else high < 0,
                 strip=strip,
+                unit=_unit(row),
             )
         )
     return [
@@ -227,13 +235,14 @@ def _limit(row: Mapping[str, Any]) -> float:
     return -float(row["tolerance"]) if row.get("higher_is_better", True) else float(row["tolerance"])
 
 
+def _unit(row: Mapping[str, Any]) -> str:
+    return str(row.get("unit", "share"))
+
+
 def _tasks(results: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(the name the gate uses, task): "retrieval", or "retrieval[SPEC]" where a kind occurs more than once."""
+    """(the name the gate uses, task)."""
     tasks = (results or {}).get("tasks") or []
-    kinds = [task["task"] for task in tasks]
-    for task in tasks:
-        name = task["task"]
-        yield (f"{name}[{task['spec']}]" if kinds.count(name) > 1 else name), task
+    return zip(task_names((t["task"], t["spec"], t.get("options", {})) for t in tasks), tasks, strict=True)
 
 
 def _values(results: Any) -> dict[str, Estimate]:

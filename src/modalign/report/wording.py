@@ -16,6 +16,7 @@ WORDS = {
     "mmd_squared": "MMD²",
     "wasserstein": "Wasserstein",
     "knn": "k-NN",
+    "_map": " mAP",
 }
 
 
@@ -29,14 +30,19 @@ def in_words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def percent(share: float) -> str:
-    """0.0123 → `1.23`."""
-    return f"{100 * share:.2f}"
+def percent(value: float, unit: str = "share") -> str:
+    """0.0123 → `1.23`; what is no share as a number with its unit, such as `3 rank`."""
+    return f"{100 * value:.2f}" if unit == "share" else f"{value:.4g} {unit}".replace("-", "−")
 
 
-def points(share: float) -> str:
-    """0.0123 → `+1.23`: a difference of shares, in points."""
-    return f"{100 * share:+.2f}".replace("-", "−")
+def points(value: float, unit: str = "share") -> str:
+    """0.0123 → `+1.23`: a difference of shares, in points; of anything else, in its unit."""
+    return (f"{100 * value:+.2f}" if unit == "share" else f"{value:+.4g} {unit}").replace("-", "−")
+
+
+def tolerated(value: float, unit: str = "share") -> str:
+    """0.01 → `1`: a change for the worse that is accepted, in points; of anything else, in its unit."""
+    return f"{100 * value:g}" if unit == "share" else f"{value:g} {unit}"
 
 
 def number(value: float, scale: float | None = None) -> str:

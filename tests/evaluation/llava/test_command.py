@@ -1,0 +1,38 @@
+"""`--llava DIR` on the command line: which tasks it reaches, and what is said where it reaches none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from modalign.cli import app
+from modalign.cli.llava import with_llava
+from modalign.errors import RecipeError
+from tests import tiny
+
+
+def test_llava_reaches_the_tasks_that_ask() -> None:
+    told = with_llava(["vqa[batch=2]:q.jsonl", "retrieval:x", "mmvp:MMVP"], Path("dir"))
+    assert told == ["vqa[batch=2,llava=dir]:q.jsonl", "retrieval:x", "mmvp[llava=dir]:MMVP"]
+    assert with_llava(["vqa[llava=dir]:q"], Path("dir")) == ["vqa[llava=dir]:q"]
+    assert with_llava(["retrieval:x"], None) == ["retrieval:x"]
+    with pytest.raises(RecipeError, match="no task asks a language model; add mmvp or vqa"):
+        with_llava(["retrieval:x"], Path("dir"))
+    with pytest.raises(RecipeError, match="names a LLaVA of its own"):
+        with_llava(["vqa[llava=other]:q"], Path("dir"))
+
+
+def test_evaluate_prints_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODALIGN_CACHE", str(tmp_path / "cache"))
+    data = Path(tiny.write_pairs(tmp_path / "data", n=2))
+    row = {"image": "0000.png", "question": "What?", "answer": "red"}
+    (data / "q.jsonl").write_text(json.dumps(row))
+    clip, llava = tiny.tiny_hf_clip(tmp_path / "clip"), tiny.tiny_llava(tmp_path / "llava")
+    asked = ["evaluate", "--model", clip, "--llava", llava, "--task", f"vqa[max_new_tokens=2]:{data / 'q.jsonl'}"]
+    done = CliRunner().invoke(app, [*asked, "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert "vqa.exact_match" in done.output and "vqa_accuracy" not in done.output
+    assert len(list((tmp_path / "cache" / "answers").iterdir())) == 1
