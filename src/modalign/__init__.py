@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from modalign.models.vision import load_vision
     from modalign.models.wrapping import wrap
     from modalign.running import Run, refine
+    from modalign.sweeping import sweep
 
 _HOMES = {
     "load": "modalign.models",
@@ -40,6 +41,7 @@ _HOMES = {
     "embed": "modalign.embedding",
     "evaluate": "modalign.evaluation.tasks",
     "export": "modalign.exporting",
+    "sweep": "modalign.sweeping",
     "wrap": "modalign.models.wrapping",
 }
 _PACKAGES = ("gap", "methods", "objectives")
@@ -60,6 +62,7 @@ __all__ = [
     "objectives",
     "pairs",
     "refine",
+    "sweep",
     "wrap",
 ]
 
