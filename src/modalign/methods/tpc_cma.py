@@ -55,7 +55,7 @@ class TpcCma(Paced):
             every negative the weight 1.
         divergence: D: "mmd", "coral", "bures", "sliced-wasserstein" (256 directions drawn anew at every step) or
             "cauchy-schwarz" (form "centroid+divergence").
-        divergence_weight: of D.
+        divergence_weight: weight of D.
         alpha_target: α_target in [0, 1]: 0.05 is conservative, 0.5 strong. The other fields are `Paced`'s.
 
     Source: reconstruction of arXiv 2604.00279.
