@@ -134,7 +134,7 @@ def test_occupied_and_unknown_targets(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="not empty"):
         export("no-such-model", tmp_path / "out", "open_clip")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
-    with pytest.raises(ExportError, match="open_clip or transformers"):
+    with pytest.raises(ExportError, match="open_clip, transformers or llava"):
         export("no-such-model", tmp_path / "new", "onnx")
 
 
