@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import small_clip
 from modalign import environment
@@ -293,9 +292,11 @@ def _headline(runs: list[dict[str, dict[str, Any]]]) -> list[str]:
     strongest = list(CURVE)[-1]
     gap, task = _ratio(runs, strongest, "distribution_gap"), _change(runs, strongest, "zero_shot.acc1")
     plain = _ratio(runs, next(iter(CURVE)), "distribution_gap")
+    free = _ratio(runs, strongest, "distribution_gap_scale_free")
     return [
         f"At α_target = 0.5 the distribution gap is {gap[0]:.0f} % of what it was (contrastive fine-tuning alone: "
-        f"{plain[0]:.0f} %) and zero-shot accuracy changes by {told(task)} points."
+        f"{plain[0]:.0f} %), its scale-free form {free[0]:.0f} %, the centroid gap "
+        f"{_ratio(runs, strongest, 'centroid_gap')[0]:.0f} %; zero-shot accuracy changes by {told(task)} points."
     ]
 
 
@@ -332,21 +333,19 @@ def _against(runs: list[dict[str, dict[str, Any]]], name: str, other: str, metri
 
 
 def draw(runs: list[dict[str, dict[str, Any]]], target: Path, title: str) -> None:
-    """The trade-off: normalised distribution gap against zero-shot accuracy and R@1, methods and transforms."""
+    """The trade-off: normalised distribution gap against zero-shot accuracy and R@10, methods and transforms."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    for axes, (metric, label) in zip(figure.subplots(1, 2), list(TASKS.items())[:2], strict=True):
+    others = [*list(VARIANTS)[len(CURVE) :], *TRANSFORMS]
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 2), ("zero_shot.acc1", "retrieval.text_to_image_r10"), strict=True):
         start = statistics.mean(100 * row["before"] for row in _rows(runs, "CLIP-Refine", metric))
-
-        def place(
-            name: str, metric: str = metric, start: float = start
-        ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            gap, change = np.array(_ratio(runs, name, "distribution_gap")), np.array(_change(runs, name, metric))
-            return gap, start + change
-
-        axes.plot([100], [start], "k*", markersize=12, label="before")
-        curve = [place(name) for name in CURVE]
+        place = {
+            name: (np.array(_ratio(runs, name, "distribution_gap")), start + np.array(_change(runs, name, metric)))
+            for name in [*CURVE, *others]
+        }
+        axes.plot([100], [start], "k*", markersize=13, label="before")
+        curve = [place[name] for name in CURVE]
         axes.errorbar(
             [gap[0] for gap, _ in curve],
             [value[0] for _, value in curve],
@@ -354,23 +353,18 @@ def draw(runs: list[dict[str, dict[str, Any]]], target: Path, title: str) -> Non
             fmt="o-",
             color="#1f5fa8",
             capsize=3,
-            label="TPC-CMA",
+            label=f"TPC-CMA, α_target = {ALPHAS[0]:g} … {ALPHAS[-1]:g} (from the right)",
         )
-        for alpha, (gap, value) in zip(ALPHAS, curve, strict=True):
-            axes.annotate(f"{alpha:g}", (gap[0], value[0]), textcoords="offset points", xytext=(5, 5), fontsize=8)
-        for names, marker, colour in (
-            (list(VARIANTS)[len(CURVE) :], "s", "#b5541c"),
-            (list(TRANSFORMS), "^", "#4b8b3b"),
-        ):
-            for name in names:
-                gap, value = place(name)
-                axes.plot(gap[0], value[0], marker, color=colour)
-                axes.annotate(
-                    name, (gap[0], value[0]), textcoords="offset points", xytext=(5, -9), fontsize=6.5, color=colour
-                )
+        for number, name in enumerate(others, start=1):
+            gap, value = place[name]
+            marker, colour = ("^", "#4b8b3b") if name in TRANSFORMS else ("s", "#b5541c")
+            axes.plot(gap[0], value[0], marker, color=colour, markersize=12, label=f"{number}  {name}")
+            axes.text(gap[0], value[0], str(number), color="white", fontsize=7, ha="center", va="center")
         axes.set_xlabel("distribution gap, % of before")
-        axes.set_ylabel(f"{label}, %")
+        axes.set_ylabel(f"{TASKS[metric]}, %")
         axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.suptitle(f"{title}: squares are other methods, triangles need no training", fontsize=10)
     figure.savefig(target, dpi=110)
 
