@@ -223,7 +223,8 @@ def test_a_run_goes_on_from_another_folder_than_it_began_in(
     assert f"began in {tmp_path / 'gone'}, which is gone" in gone.stderr
 
 
-@pytest.mark.parametrize("moment", ["will write", pytest.param("evaluating before", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["will write", "evaluating before"])
 def test_ctrl_c_outside_training_says_how_to_go_on(made: Path, tmp_path: Path, moment: str) -> None:
     out = tmp_path / "run"
     many = write_pairs(tmp_path / "many", n=1500)
@@ -235,6 +236,7 @@ def test_ctrl_c_outside_training_says_how_to_go_on(made: Path, tmp_path: Path, m
         text=True,
         env=os.environ | ENVIRONMENT,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     assert process.stderr is not None
     before = []
@@ -267,7 +269,8 @@ def test_two_files_are_compared_as_they_are(tmp_path: Path) -> None:
     assert done.returncode == 2 and "two JSON files are compared as they are" in done.stderr
 
 
-@pytest.mark.parametrize("moment", ["will write", pytest.param("evaluating before", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["will write", "evaluating before"])
 def test_sigterm_outside_training_says_how_to_go_on_and_ends_with_143(made: Path, tmp_path: Path, moment: str) -> None:
     out, many = tmp_path / "run", write_pairs(tmp_path / "many", n=1500)
     command = ["refine", "--model", f"open_clip:local-dir:{made / 'clip'}", "--data", many, "--out", out]

@@ -15,6 +15,7 @@ from modalign.exporting import llava as exporting
 from tests import tiny
 
 
+@pytest.mark.slow
 def test_the_folder_is_the_llava_with_the_models_tower(tmp_path: Path) -> None:
     """All but the tower is bit for bit the base; what LLaVA reads are the model's tokens; the sources are back."""
     spec, base = tiny.tiny_hf_clip(tmp_path / "clip"), tiny.tiny_llava(tmp_path / "llava")
