@@ -236,7 +236,6 @@ def test_ctrl_c_outside_training_says_how_to_go_on(made: Path, tmp_path: Path, m
         text=True,
         env=os.environ | ENVIRONMENT,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     assert process.stderr is not None
     before = []
