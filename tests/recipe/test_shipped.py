@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -140,3 +142,52 @@ def test_kuea(name: str, model: Callable[[Path], str], target: Callable[[Path], 
         before.tower_of(key) for key, value in before.module.state_dict().items() if not torch.equal(state[key], value)
     }
     assert moved == {"image"}
+
+
+@pytest.mark.parametrize(
+    ("name", "terms"),
+    [
+        ("tpc-cma", {"contrastive", "centroid", "distribution", "geometry"}),
+        ("tpc-cma-article", {"contrastive", "centroid", "divergence"}),
+    ],
+)
+def test_tpc_cma(name: str, terms: set[str], tmp_path: Path) -> None:
+    """Both forms on a tiny ViT of the family, other pairs and sizes; all else as shipped."""
+    text = recipe.shipped()[name].read_text(encoding="utf-8")
+    assert text.startswith(f"# modalign refine --recipe {name} --out runs/{name}\n")
+    assert "reconstruction" in text
+    shipped = recipe.load(name)
+    method = methods.from_config(shipped.method)
+    assert isinstance(method, methods.TpcCma) and method.alpha_target == 0.05
+    assert (shipped.optimizer.clip_norm, shipped.data.batch_size) == (1.0, 512)
+
+    run = modalign.refine(
+        tiny.tiny_meta_clip(tmp_path / "model"),
+        tiny.write_pairs(tmp_path / "pairs", n=80),
+        out=tmp_path / "run",
+        recipe=name,
+        data__batch_size=8,
+        data__validation=0.0,
+        evaluation__tasks=[],
+        silent=True,
+    )
+    steps = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(steps) == 10 and set(steps[0]["terms"]) == {"contrastive"} and set(steps[-1]["terms"]) == terms
+    assert [step["curriculum"]["planned"] for step in steps[:2]] == [0, 0]
+    assert 0 < steps[-1]["curriculum"]["alpha"] <= 0.05
+    assert ("learning_rates" in steps[-1]["curriculum"]) == (name == "tpc-cma-article")
+
+
+def test_every_ablation_names_its_command_and_sweeps_what_its_recipe_has() -> None:
+    from modalign.sweeping.plan import parse_axes
+
+    found = {name: path for name, path in recipe.shipped().items() if name.startswith("ablations/")}
+    assert len(found) == 10
+    for name, path in found.items():
+        words = shlex.split(path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# "))
+        assert words[:4] == ["modalign", "sweep", "--recipe", name]
+        over = [after for word, after in itertools.pairwise(words) if word == "--over"]
+        for axis in parse_axes(over):
+            for value in axis.values:
+                resolved = recipe.load(name, [f"{axis.key}={json.dumps(value)}"])
+                assert methods.from_config(resolved.method).name == methods.from_config(recipe.load(name).method).name
