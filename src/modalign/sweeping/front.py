@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from modalign.evaluation.statistics import Difference, over_seeds
 from modalign.gap import Measure
 from modalign.sweeping.checkpoints import Checkpoint
 
-NORMAL = 1.959963984540054
 PERMUTATIONS = 9_999
 TRAINING_FREE = "training-free"
 """What stands in place of a swept key where nothing is trained."""
@@ -44,23 +44,16 @@ class Setting:
 
 
 def joined(per_seed: Sequence[Measure]) -> Measure:
-    """The mean over seeds, its interval made of the seeds' own (paired bootstrap) and of their spread.
-
-    half = 1.96 · √( mean over seeds of (width / 3.92)² + variance over seeds / S )
-
-    The judged examples are the same in every seed, so their share of the uncertainty does not shrink with more seeds.
+    """The mean over seeds, its interval made of the seeds' own (paired bootstrap) and of their spread: `over_seeds`.
 
     Args:
         per_seed: one estimate a seed, each with its interval.
     """
-    estimates = np.asarray([float(value) for value in per_seed])
     ends = [value.interval or (float(value), float(value)) for value in per_seed]
-    within = float(np.mean([((high - low) / (2 * NORMAL)) ** 2 for low, high in ends]))
-    between = float(estimates.var(ddof=1)) / len(estimates) if len(estimates) > 1 else 0.0
-    mean, half = float(estimates.mean()), NORMAL * math.sqrt(within + between)
     if len(per_seed) == 1:  # the bootstrap's own interval need not be symmetric
-        return Measure(mean, ends[0])
-    return Measure(mean, (mean - half, mean + half))
+        return Measure(float(per_seed[0]), ends[0])
+    found = over_seeds([Difference(float(value), *end, 0.0) for value, end in zip(per_seed, ends, strict=True)])
+    return Measure(found.estimate, (found.low, found.high))
 
 
 def settings(checkpoints: Iterable[Checkpoint]) -> list[Setting]:
