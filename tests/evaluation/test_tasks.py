@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +42,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("text", ["zero-shot", "zero-shot:", "painting:coco", "retrieval", ""])
+@pytest.mark.parametrize("text", ["zero-shot", "zero-shot:", "knn[k=3:coco", "retrieval", ""])
 def test_a_task_that_cannot_be_read_is_named(text: str) -> None:
     with pytest.raises(RecipeError, match=r"write KIND:SPEC, such as .* kinds are zero-shot, retrieval, "):
+        parse_task(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("painting:coco", "there is no kind 'painting'; kinds are zero-shot, retrieval, "),
+        ("Zero_Shot:coco", "there is no kind 'Zero_Shot'; did you mean zero-shot:coco?"),
+        ("linearprobe[seed=1]:coco@a", "there is no kind 'linearprobe'; did you mean linear-probe[seed=1]:coco@a?"),
+    ],
+)
+def test_an_unknown_kind_is_told_the_nearest(text: str, told: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(told)):
         parse_task(text)
 
 

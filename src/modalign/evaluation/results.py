@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,14 @@ class TaskResult:
         """The protocol in one line."""
         told = (f"{key.replace('_', ' ')}: {value}" for key, value in self.protocol.items() if key != "templates")
         return f"{self.task} on {self.spec}: " + "; ".join(told)
+
+    def renumbered(self, numbers: Ids) -> TaskResult:
+        """The same, with `numbers[i]` in place of each metric's cluster i."""
+        metrics = {
+            name: metric if metric.clusters is None else replace(metric, clusters=numbers[metric.clusters])
+            for name, metric in self.metrics.items()
+        }
+        return replace(self, metrics=metrics)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary, outcomes included."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from modalign.data.pictures import Picture, files_identity
+from modalign.data.pictures import Picture, files_identity, real_paths
 from modalign.errors import RecipeError
 from modalign.evaluation.kept import Kept, KeptResults
 from modalign.evaluation.kinds import KINDS, Context, Drift, Encoded, Judged, Reading
 from modalign.evaluation.kinds.base import NO_NUMBERS, read_options
-from modalign.evaluation.kinds.reading import name_of
+from modalign.evaluation.kinds.reading import Numbers, name_of
 from modalign.evaluation.prompts import read_prompts
 from modalign.evaluation.protocols import PROTOCOLS, Protocol, protocol_of
-from modalign.evaluation.results import Features, Results, TaskResult
+from modalign.evaluation.results import Features, Ids, Results, TaskResult
 from modalign.evaluation.scoring import digest
 from modalign.gap import measure
 
@@ -51,10 +52,16 @@ def parse_task(text: str) -> Task:
         RecipeError: another kind, no spec, or an option that the kind does not take.
     """
     found = TYPED.fullmatch(text)
-    if found is None or found["kind"] not in KINDS:
+    if found is None:
         raise RecipeError(
             f"task {text!r}: write KIND:SPEC, such as retrieval:flickr30k:data@test; kinds are {', '.join(KINDS)}"
         )
+    if found["kind"] not in KINDS:
+        near = difflib.get_close_matches(found["kind"].lower(), KINDS, n=1)
+        meant = (
+            f"did you mean {near[0]}{text.removeprefix(found['kind'])}?" if near else f"kinds are {', '.join(KINDS)}"
+        )
+        raise RecipeError(f"task {text!r}: there is no kind {found['kind']!r}; {meant}")
     kind, given = found["kind"], dict[str, str]()
     for part in filter(None, (found["options"] or "").split(",")):
         key, equals, value = part.partition("=")
@@ -187,6 +194,7 @@ class Suite:
         row = encoded.rows(len(self.paths))
         results = Results(model, [], None, environment or {})
         context = Context(self.paths, self.strings, resamples, seed, batch_size, workers, max_bad)
+        apart = self._numbers_apart()
         for position in range(len(self.tasks)):
             measured = gap and position == self._gap_position
             key = self.key(position, kept.facts, measured) if kept is not None else ""
@@ -196,9 +204,16 @@ class Suite:
                 if kept is not None and found is not None:
                     kept.write(key, found)
             if found is not None:
-                results.tasks.append(found.result)
+                results.tasks.append(found.result.renumbered(apart[position]) if position in apart else found.result)
                 results.gap = found.gap or results.gap
         return results
+
+    def _numbers_apart(self) -> dict[int, Ids]:
+        """The numbers, over all tasks, of the pictures of those that number them by themselves."""
+        tasks = {position: keys for position, task in enumerate(self.tasks) if (keys := task.apart)}
+        numbers = Numbers()
+        numbers(real_paths(self.paths) if tasks else ())
+        return {position: numbers(list(dict.fromkeys(keys))).numpy() for position, keys in tasks.items()}
 
     def _scored(
         self,

@@ -97,7 +97,7 @@ def evaluate(
     elif not suite.drifts:
         raise RecipeError("only drift tasks compare with a model before: add drift:SPEC, or leave --against out")
     passes: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "max_bad": max_bad, "store": store}
-    kept = _kept(model, store, batch_size, resamples, seed)
+    kept = _kept(model, store, batch_size, resamples, seed, max_bad)
     pending = suite.pending(kept, gap)
     wanted = torch.cat([NO_NUMBERS, *(task.pictures for task in suite.drifts)]).unique()
     encoded, here = _encode_pending(model, suite, pending, memo, progress, len(wanted), passes)
@@ -196,7 +196,7 @@ def evaluate_both(
             batch_size=batch_size,
             workers=workers,
             max_bad=max_bad,
-            kept=_kept(model, store, batch_size, RESAMPLES, seed),
+            kept=_kept(model, store, batch_size, RESAMPLES, seed, max_bad),
         )
         found.append(scored)
     text = seen[1].text if same_text(before, after, suite.strings) else None
@@ -246,7 +246,9 @@ def encode(
     return Encoded(seen.features, seen.kept, text, torch.stack(trunk) if trunk else torch.empty(0, model.embed_dim))
 
 
-def _kept(model: DualEncoder, store: Path | None, batch_size: int, resamples: int, seed: int) -> KeptResults | None:
+def _kept(
+    model: DualEncoder, store: Path | None, batch_size: int, resamples: int, seed: int, max_bad: int
+) -> KeptResults | None:
     """Where this model's results are kept, beside its features."""
     if store is None:
         return None
@@ -257,6 +259,7 @@ def _kept(model: DualEncoder, store: Path | None, batch_size: int, resamples: in
         "batch_size": batch_size,
         "resamples": resamples,
         "seed": seed,
+        "max_bad": max_bad,  # else what a lenient evaluation left out would stand in a strict one
     }
     return KeptResults(store / "results", facts)
 

@@ -13,7 +13,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from modalign.errors import OutputError
-from modalign.report import certificate, comparison, examples, figures, published, similarity, verdict, wording
+from modalign.report import (
+    captions,
+    certificate,
+    comparison,
+    examples,
+    figures,
+    published,
+    similarity,
+    verdict,
+    wording,
+)
 from modalign.report.figures import Chart
 from modalign.report.run_folder import Absent, Features, RunFolder, read
 from modalign.report.similarity import Floats
@@ -77,6 +87,7 @@ def render(run: RunFolder) -> str:
         headline=_tolerantly(run, "evaluation.json", lambda: _headline(run, tables)) or verdict.headline(tables),
         tables=tables,
         published=_tolerantly(run, "evaluation.json", lambda: _published(run)) or [],
+        captioned=_tolerantly(run, "evaluation.json", lambda: captions.captioned(run.evaluation)) or [],
         measures=_tolerantly(run, "evaluation.json", lambda: comparison.measure_rows(run.evaluation)) or [],
         gap_protocol=_tolerantly(run, "evaluation.json", lambda: comparison.gap_protocol(run.evaluation)),
         gap_collapse=_tolerantly(run, "evaluation.json", lambda: comparison.gap_collapse(run.evaluation)),

@@ -191,6 +191,14 @@ def test_each_picture_is_decoded_and_encoded_once_over_all_of_them(
     assert decoded == encoded == 72
 
 
+def test_fine_tuning_added_to_what_is_kept_finds_its_second_set(model: DualEncoder, root: Path, tmp_path: Path) -> None:
+    """Only what is pending is embedded: the second set's pictures and prompts are part of it."""
+    probe, tuned = f"knn:{root}/train", f"finetune[scope=head,epochs=1,seeds=1,other={root}/test]:{root}/train"
+    evaluate(model, [probe, tuned.replace("epochs=1", "epochs=2")], resamples=20, store=tmp_path)
+    kept = evaluate(model, [probe, tuned], resamples=20, store=tmp_path)
+    assert kept.tasks[1].to_dict() == evaluate(model, [probe, tuned], resamples=20).tasks[1].to_dict()
+
+
 def test_results_are_kept_whole_and_compared_by_the_gate(model: DualEncoder, root: Path, tmp_path: Path) -> None:
     tasks = [
         f"linear-probe[rule=adamw]:{root}/test",

@@ -31,17 +31,18 @@ pass. `context.metric(name, outcomes, …)` makes a metric with its interval; on
 
 A task that needs more than features (tokens, a decoder, a language model) sets `needs_model = True` and writes
 `score_model(model, encoded, row, context)` instead of `score`; `pictures` may be empty, and it makes its own passes
-with `context.batch_size` and `context.workers`.
+with `context.batch_size` and `context.workers`. Its metrics' ids are then numbers among the distinct texts of `apart`.
 
 Results are kept by a key of the model, the task as typed, the protocol, the files of `inputs`, the texts of `strings`,
-`facts()` and `version`: raise `version` when the numbers change; let `inputs` return the pictures learned from as well,
-and `facts()` name everything else that was read (a file's content hash, other labels).
+`facts()` and `version`: raise `version` when the numbers change; let `inputs` and `strings` return what is learned from
+as well, and `facts()` name everything else that was read or is told (a file's content hash, other labels, what the
+templates are called).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -180,6 +181,14 @@ class Judged(ABC):
         return self.pictures
 
     @property
+    def apart(self) -> Sequence[str]:
+        """Where `pictures` has none: a text for each picture it looks at, equal for equal ones (see `real_paths`).
+
+        The suite gives them numbers clear of all others, and the same as another task's where a picture is the same.
+        """
+        return ()
+
+    @property
     def trunk(self) -> bool:
         """Whether it reads `encoded.trunk`."""
         return False
@@ -212,8 +221,9 @@ class Judged(ABC):
 
     def facts(self) -> list[Any]:
         """JSON values that, with the options, tell what is judged."""
-        labels = self.data.labels.tolist() if isinstance(self.data, Labelled) else None
-        return [self.data.spec, self.pictures.tolist(), self.strings.tolist(), labels]
+        data = self.data
+        classes = [data.labels.tolist(), list(data.class_names)] if isinstance(data, Labelled) else None
+        return [data.spec, self.pictures.tolist(), self.strings.tolist(), classes]
 
 
 def read_options(kind: str, known: Mapping[str, Option], given: Mapping[str, str]) -> dict[str, Any]:

@@ -78,6 +78,10 @@ class JointClustering(Judged):
         """N numbers among the suite's strings."""
         return self.texts
 
+    def facts(self) -> list[Any]:
+        """The pictures, labels and texts, and where the texts are from."""
+        return [*super().facts(), self.said]
+
     def score(self, encoded: Encoded, row: Tensor, context: Context) -> TaskResult:
         """ARI, NMI and V-measure of the clusters of pictures and texts together."""
         readable = readable_of(self, row)

@@ -46,6 +46,10 @@ class CrossModal(Learning):
         """Numbers among the suite's strings."""
         return self.texts
 
+    def facts(self) -> list[Any]:
+        """What is judged and learned from, and how the templates are called."""
+        return [*super().facts(), self.prompts]
+
     def score(self, encoded: Encoded, row: Tensor, context: Context) -> TaskResult:
         """Accuracies within and across modalities, and their ratios."""
         learn, judge, judged = self.parts(encoded, row)

@@ -78,12 +78,18 @@ class FineTuning(Learning):
 
     @property
     def strings(self) -> Tensor:
-        """Numbers among the suite's strings."""
-        return self.prompted
+        """The prompts of both sets."""
+        own = self.prompted.flatten()
+        return own if self.other is None else torch.cat([own, self.other.strings.flatten()])
+
+    @property
+    def inputs(self) -> Tensor:
+        """What is judged, what is learned from, and the second set."""
+        return super().inputs if self.other is None else torch.cat([super().inputs, self.other.pictures])
 
     def facts(self) -> list[Any]:
-        """What is judged and learned from, and the second set."""
-        return [*super().facts(), None if self.other is None else self.other.facts()]
+        """What is judged and learned from, the second set, and how the templates are called."""
+        return [*super().facts(), self.prompts, None if self.other is None else self.other.facts()]
 
     def score_model(self, model: DualEncoder, encoded: Encoded, row: Tensor, context: Context) -> TaskResult:
         """Accuracy after fine-tuning and what was gained; on the second set what is left and what was lost."""

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from modalign.data.pictures import files_identity, real_paths
 from modalign.data.records import PairRow, Pairs
 from modalign.errors import DataError, RecipeError
 from modalign.evaluation import mmvp
 from modalign.evaluation.kinds.base import NO_NUMBERS, Context, Encoded, Judged, Option, choice, whole
-from modalign.evaluation.kinds.reading import Reading
+from modalign.evaluation.kinds.reading import Numbers, Reading
 from modalign.evaluation.llava.questions import VqaQuestion, read_questions
 from modalign.evaluation.llava.vqa_accuracy import FEWEST, vqa_outcomes
 from modalign.evaluation.results import TaskResult
@@ -61,6 +60,7 @@ class Asked(Judged):
     """
 
     needs_model: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     data: Pairs
     given: Mapping[str, Any]
@@ -101,11 +101,19 @@ class Asked(Judged):
             parts |= {"mixed_in": f"{given['share']:g} of {given['mix']}"}
         return {**parts, "decoding": "greedy", "batch": given["batch"]}
 
+    @cached_property
+    def _mixed_in(self) -> str:
+        """The fingerprint of the second encoder, "" without one."""
+        from modalign.models.vision import load_vision
+
+        return load_vision(self.given["mix"]).fingerprint if self.given["mix"] else ""
+
     def facts(self) -> list[Any]:
-        """The questions, their pictures, and the files of the LLaVA and the adapter."""
+        """The questions, their pictures, the files of the LLaVA and the adapter, and the second encoder."""
         from modalign.evaluation.llava.assembling import files_of
 
-        parts = [files_of(self.given[name]) if self.given[name] else [] for name in ("llava", "adapter")]
+        parts: list[Any] = [files_of(self.given[name]) if self.given[name] else [] for name in ("llava", "adapter")]
+        parts.append(self._mixed_in)
         return [*super().facts(), files_identity(self.data.paths), [row.captions for row in self.data.rows], parts]
 
 
@@ -152,13 +160,18 @@ class Vqa(Asked):
             **self.told(),
             "examples": digest([[q.id, q.picture.name, q.text, *q.answers] for q in questions]),
         }
-        clusters = _picture_ids([question.picture for question in questions])
+        clusters = Numbers()(self.apart).numpy()[kept]
         metrics = {name: context.metric(name, values, clusters=clusters) for name, values in outcomes.items()}
         return TaskResult(self.name, self.data.spec, protocol, metrics)
 
+    @property
+    def apart(self) -> list[str]:
+        """The picture of each question."""
+        return real_paths(self.data.paths)
+
     def facts(self) -> list[Any]:
         """The questions and what people said."""
-        return [*super().facts(), [list(question.answers) for question in self.questions]]
+        return [*super().facts(), [[question.id, *question.answers] for question in self.questions]]
 
 
 @dataclass(frozen=True)
@@ -204,16 +217,21 @@ class Mmvp(Asked):
             ),
             "examples": digest([[q.number, q.text, q.answer] for q in questions]),
         }
-        numbers = np.array([(q.number + 1) // 2 for q in questions], np.int64)
+        numbers = np.array(kept) // 2
         metrics = [
-            context.metric("pair_accuracy", pairs),
+            context.metric("pair_accuracy", pairs, clusters=numbers[::2]),
             context.metric("answer_accuracy", right, clusters=numbers),
         ]
         return TaskResult(self.name, self.data.spec, protocol, {metric.name: metric for metric in metrics})
 
+    @property
+    def apart(self) -> list[str]:
+        """The pairs: their two pictures are never apart, and a table of answers has none."""
+        return [f"MMVP's pair {q.number // 2}" for q in self.questions[1::2]]
+
     def facts(self) -> list[Any]:
-        """Questions, right answers and, of a file, the responses."""
-        return [*super().facts(), [[q.number, q.text, q.answer, q.response] for q in self.questions]]
+        """Questions, options, right answers and, of a file, the responses."""
+        return [*super().facts(), [[q.number, q.text, q.options, q.answer, q.response] for q in self.questions]]
 
 
 def _telling() -> Callable[[int, int], None]:
@@ -239,9 +257,3 @@ def _kept(task: Asked, said: Sequence[str | None]) -> list[int]:
     if not kept:
         raise DataError(f"{task.data.spec}: none of its {len(said):,} pictures can be read; check the files")
     return kept
-
-
-def _picture_ids(pictures: Sequence[Any]) -> NDArray[np.int64]:
-    """Ids that are equal for equal pictures, and clear of the numbers that other tasks give theirs."""
-    digests = (hashlib.sha256(path.encode(errors="surrogateescape")).digest() for path in real_paths(pictures))
-    return np.array([(1 << 62) | (int.from_bytes(d[:8], "big") >> 2) for d in digests], np.int64)

@@ -120,7 +120,8 @@ class Learning(Judged):
         """What is judged, and what is learned from."""
         if self.train is None:
             return super().facts()
-        return [*super().facts(), self.train.spec, self.train_pictures.tolist(), self.train.labels.tolist()]
+        classes = [self.train.labels.tolist(), list(self.train.class_names)]
+        return [*super().facts(), self.train.spec, self.train_pictures.tolist(), classes]
 
     def parts(self, encoded: Encoded, row: Tensor) -> tuple[Part, Part, Tensor]:
         """What is learned from, what is judged, and which rows of `data` the latter are.

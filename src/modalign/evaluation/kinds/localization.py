@@ -20,7 +20,7 @@ from modalign.data.subset import nested_order
 from modalign.errors import DataError
 from modalign.evaluation import localization
 from modalign.evaluation.kinds.base import NO_NUMBERS, Context, Encoded, Judged, Option, whole
-from modalign.evaluation.kinds.reading import Reading
+from modalign.evaluation.kinds.reading import Numbers, Reading
 from modalign.evaluation.panoptic import ClassMaps, class_maps
 from modalign.evaluation.results import TaskResult
 from modalign.evaluation.scoring import digest, split_of
@@ -49,6 +49,7 @@ class Localization(Judged):
 
     name: ClassVar[str] = "localization"
     needs_model: ClassVar[bool] = True
+    version: ClassVar[int] = 2
     options: ClassVar[Mapping[str, Option]] = {
         "train": Option("", str, "a split to learn from, such as train2017"),
         "layer": Option(-1, int, "a layer of the image tower, such as -1 or -2"),
@@ -106,12 +107,18 @@ class Localization(Judged):
             "threshold": 0.5,
             "examples": digest([[row.path.name, row.where] for row in rows]),
         }
+        numbers = Numbers()(self.apart).numpy()[kept]
         metrics = {}
         for name, side in zip(("local_macro_recall", "global_macro_recall"), found, strict=True):
             metrics[name] = context.metric(
-                name, side.outcomes, clusters=np.array(kept)[side.pictures], strata=side.classes, average="strata"
+                name, side.outcomes, clusters=numbers[side.pictures], strata=side.classes, average="strata"
             )
         return TaskResult(self.name, self.data.spec, protocol, metrics)
+
+    @property
+    def apart(self) -> list[str]:
+        """The pictures that are judged."""
+        return real_paths(self.data.paths)
 
     def facts(self) -> list[Any]:
         """The pictures and maps on both sides."""

@@ -40,6 +40,10 @@ class ZeroShot(Judged):
         """C×T numbers among the suite's strings."""
         return self.prompted
 
+    def facts(self) -> list[Any]:
+        """The pictures, labels and prompts, and how the templates are called."""
+        return [*super().facts(), self.prompts.name, self.prompts.templates, self.prompts.class_names]
+
     @classmethod
     def read(cls, reading: Reading, spec: str, options: Mapping[str, Any]) -> ZeroShot:
         """Labelled pictures of a spec, whose class names a prompt can tell apart."""
