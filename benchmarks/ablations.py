@@ -207,7 +207,8 @@ def section(name: str, command: str, about: str, done: Sweep) -> list[str]:
             continue
         cells = [points(setting.changes[metric]) for metric in METRICS] + [share(setting.ratios[gap]) for gap in GAPS]
         lines.append(f"| {text} | " + " | ".join(cells + told) + " |")
-    return [*lines, "", *(judged(claim, done, key) for claim in CLAIMS[name]), ""]
+    said = [f"- Gap against quality: {done.quality.sentence}"] if done.quality is not None else []
+    return [*lines, "", *(judged(claim, done, key) for claim in CLAIMS[name]), *said, ""]
 
 
 def setting_of(settings: Sequence[Setting], key: str, value: Any) -> Setting | None:
