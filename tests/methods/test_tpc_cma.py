@@ -127,6 +127,27 @@ def test_phases_in_a_recipe_are_a_list_of_mappings_or_a_name() -> None:
         from_config({"name": "tpc-cma", "centroid": 0, "distribution": 0, "geometry": 0})
 
 
+@pytest.mark.parametrize(
+    ("phases", "told"),
+    [
+        (
+            [{"share": 1, "start": 0, "stop": 1}],
+            r"\{'share': 1, 'start': 0, 'stop': 1\} is no phase; write \{share: 0.5",
+        ),
+        ([{"share": 1, "start": 0, "end": 1, "shap": "cosine"}], "is no phase; write"),
+        ([[1, 0]], r"\[1, 0\] is no phase; write"),
+        ([[1, 0, 1, "bogus"]], "a shape is linear, cosine, smoothstep"),
+        ([["1", 0, True]], "is no phase; write"),
+        (5, "= 5: write anchor-ramp-stabilise, article, constant, or a list"),
+        ([[float("nan"), 0, 1]], "share is ≥ 0"),
+    ],
+)
+def test_phases_that_cannot_be_read_are_told_in_one_sentence(phases: object, told: str) -> None:
+    with pytest.raises(RecipeError, match=told) as raised:
+        from_config({"name": "tpc-cma", "phases": phases})
+    assert len(raised.value.problems) == 1 and "union" not in str(raised.value)
+
+
 def test_parts_are_the_terms_before_the_strength(record: Embeddings) -> None:
     method = TpcCma(alpha_target=1.0)
     record = replace(record, strength=0.3)

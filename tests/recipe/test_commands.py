@@ -117,7 +117,7 @@ def test_check_names_every_problem_in_a_line_of_its_own(tmp_path: Path) -> None:
         "3: method.temperature": "number",
         "6: optimizer.groups.0.match": "regular expression",
         "8: evaluation.tasks.0": "nowhere",
-        "8: evaluation.tasks.1": "kinds are zero-shot",
+        "8: evaluation.tasks.1": "did you mean zero-shot:x?",
         "9: evaluation.templates": "missing.txt",
         "10: device": "cuda:N",
     }

@@ -69,6 +69,7 @@ def test_the_model_before_counts_once_and_few_runs_give_no_interval() -> None:
     again = [*rows, *(checkpoint("1", rows[0].results, rows[0].before, weight=0.0) for _ in range(5))]
     few = regress(again)
     assert few.checkpoints == 7 and few.runs == 2 and few.verdict == "cannot be told"
+    assert "(2 runs and the model before)" in few.sentence
     assert all(fit.r2_interval is None for fit in few.fits.values()) and "at least 4 runs" in few.sentence
     with pytest.raises(DataError, match="at least 3"):
         regress(rows[:2])

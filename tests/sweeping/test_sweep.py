@@ -144,6 +144,25 @@ def test_what_is_missing_is_done_again_and_gives_the_same_numbers(
     assert weights(second) == weights(whole.folder / second.name)
 
 
+def test_a_finished_run_without_its_model_is_told_by_name_and_not_as_one_run_too_many(
+    whole: Sweep, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole.folder, out)
+    shutil.rmtree(out / "lr=0.001,seed=0" / "model")
+    shutil.rmtree(out / "lr=0.001,seed=0" / "between")
+    again = modalign.sweep(
+        {"optimizer.lr": [1e-3, 1e-2]},
+        out=out,
+        interpolate=[0, 0.5, 1],
+        resume=True,
+        **{**settings, "train": "projection", "silent": False},
+    )
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "FAILED" in line]
+    assert told.startswith("what is missing of a finished run FAILED: lr=0.001,seed=0")
+    assert again.exit_code == 1 and list(again.failed) == ["lr=0.001,seed=0"]
+
+
 def test_a_failing_point_is_told_in_one_line_and_the_others_go_on(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,6 +138,7 @@ def test_a_restored_curriculum_goes_on_exactly() -> None:
         ([], "empty"),
         ([Phase(0.5, 0, 1)], "sum to 0.5"),
         ([Phase(1, 0, 2)], "between 0 and 1"),
+        ([Phase(math.nan, 0, 1)], "share is ≥ 0"),
         ([Phase(1.5, 0, 1), Phase(-0.5, 0, 1)], "share is ≥ 0"),
     ],
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from modalign.embeddings import Embeddings
@@ -19,6 +20,34 @@ from modalign.training.curriculum import PRESETS, Curriculum, Phase, Shape, base
 
 CONFLICTS = ("strength", "learning_rate", "project", "ignore")
 AnyPhase = Phase | tuple[float, float, float] | tuple[float, float, float, Shape]
+
+
+def _phase(given: Any) -> Phase:
+    """One phase as a recipe writes it: a mapping or a list."""
+    try:
+        phase = given if isinstance(given, Phase) else Phase(**given) if isinstance(given, Mapping) else Phase(*given)
+    except TypeError:  # an unknown key, one too few, no list
+        phase = None
+    shapes = get_args(Shape)
+    if phase is None or phase.shape not in shapes or not all(map(_is_number, (phase.share, phase.start, phase.end))):
+        told = f"write {{share: 0.5, start: 0, end: 1, shape: linear}}; a shape is {', '.join(shapes)}"
+        raise ValueError(f"{given!r} is no phase; {told}")
+    return phase
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _readable(given: Any) -> Any:
+    """Refuses what no phases can be read from: pydantic would tell of every type that it tried."""
+    if isinstance(given, str):
+        return given
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"write {', '.join(PRESETS)}, or a list such as [{{share: 1, start: 0, end: 1}}]")
+    for phase in given:
+        _phase(phase)
+    return given
 
 
 @dataclass(kw_only=True)
@@ -40,7 +69,7 @@ class Paced(Method):
     _largest: ClassVar[float] = 1.0
 
     alpha_target: float = 0.05
-    phases: str | Sequence[AnyPhase] = "anchor-ramp-stabilise"
+    phases: Annotated[str | Sequence[AnyPhase], BeforeValidator(_readable)] = "anchor-ramp-stabilise"
     on_conflict: Literal["strength", "learning_rate", "project", "ignore"] = "strength"
     conflict_every: int = 1
     ratio_max: float = 1.0
@@ -89,7 +118,8 @@ class OnCurriculum(Paced):
         method: the method; its weights stay its own.
         aligning: the names of its aligning terms; none = those that the method itself calls so (CLIP-Refine's "rafa",
             KUEA's "kernel").
-        alpha_target: α_target; at 1 the run ends with the method as it is alone. The other fields are `Paced`'s.
+        alpha_target: α_target; at 1 the method ends as it is alone, unless conflicting gradients hold it back. The
+            other fields are `Paced`'s.
     """
 
     name: ClassVar[str] = "curriculum"
@@ -170,11 +200,7 @@ class OnCurriculum(Paced):
         if unknown := [name for name in self.aligning if name not in terms]:
             raise RecipeError(
                 f"method.aligning names {unknown[0]!r}, which {self.method.name} does not compute with these weights; "
-                f"it has {', '.join(terms)}",
+                f"use some of {', '.join(terms)}",
                 keys=["method.aligning"],
             )
         return terms
-
-
-def _phase(given: AnyPhase) -> Phase:
-    return given if isinstance(given, Phase) else Phase(*given)

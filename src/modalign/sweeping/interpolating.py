@@ -33,18 +33,22 @@ from modalign.training.precision import device, tf32
 FOLDER = "between"
 """In a run folder: what is known of the weights between before and after."""
 
+MOST_WEIGHTS = 1_000
+
 
 def parse_weights(text: str) -> list[float]:
     """`0:1:0.1` is 0, 0.1, …, 1; `0.3,0.7` is these two.
 
     Raises:
-        RecipeError: neither, or weights outside 0 … 1.
+        RecipeError: neither, more weights than anyone evaluates, or weights outside 0 … 1.
     """
     try:
         if ":" in text:
             start, stop, step = (float(part) for part in text.split(":"))
             if not (step > 0 and stop >= start):
                 raise ValueError
+            if (stop - start) / step > MOST_WEIGHTS:
+                raise RecipeError(f"--interpolate {text}: these are over {MOST_WEIGHTS:,} weights; take longer steps")
             weights = [round(start + i * step, 9) for i in range(int((stop - start) / step + 1e-9) + 1)]
         else:
             weights = [float(part) for part in text.split(",")]

@@ -159,8 +159,11 @@ class Job:
     def _told(self, name: str, problem: str, trace: str) -> None:
         if name in self.finished and not problem:
             return
-        self.done += 1
-        place = f"run {len(self.finished) + self.done} of {len(self.points)}"
+        if name in self.finished:  # it was no run of now: a weight between could not be judged
+            place = "what is missing of a finished run"
+        else:
+            self.done += 1
+            place = f"run {len(self.finished) + self.done} of {len(self.points)}"
         if not problem:
             self.reporter.say(f"{place} finished: {name}")
             return

@@ -15,6 +15,7 @@ from modalign.recipe import Recipe
 from modalign.recipe.file import dump, parse_value
 
 LONGEST_NAME = 120
+MOST_SEEDS = 1_000
 
 
 @dataclass(frozen=True)
@@ -74,22 +75,29 @@ def check_axes(axes: Sequence[Axis]) -> None:
     for axis in axes:
         if axis.key == "seed":
             raise RecipeError("--over seed: seeds are no setting to choose; write --seeds 3, or --seeds 0,1,2")
-        told = [dump(value, flow=True) for value in axis.values]
+        told = [dump(_whole(value), flow=True) for value in axis.values]
         if twice := [value for value, times in Counter(told).items() if times > 1]:
             raise RecipeError(f"--over {axis.key}: {twice[0]} is named twice; name each value once")
         if not told:
             raise RecipeError(f"--over {axis.key}: name at least one value")
 
 
+def _whole(value: Any) -> Any:
+    """1.0 as 1, which are one value; 1 and true are two."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def parse_seeds(text: str) -> list[int]:
     """`3` is the seeds 0, 1, 2; `0,4` is these two.
 
     Raises:
-        RecipeError: neither.
+        RecipeError: neither, or more seeds than anyone runs.
     """
     if not re.fullmatch(r"\d+(,\d+)*,?", text):
         raise RecipeError(f"--seeds {text}: write how many, as in --seeds 3, or which, as in --seeds 0,1,5")
     numbers = [int(part) for part in text.split(",") if part]
+    if "," not in text and numbers[0] > MOST_SEEDS:
+        raise RecipeError(f"--seeds {text}: this asks for {numbers[0]:,} seeds; to name one seed write --seeds {text},")
     seeds = numbers if "," in text else list(range(numbers[0]))
     if not seeds or len(set(seeds)) < len(seeds):
         raise RecipeError(f"--seeds {text}: name at least one seed, and each once")

@@ -91,12 +91,13 @@ class Quality:
         best = self.ranked[0]
         value, interval = self.mean_r2[best]
         text = (
-            f"Over {self.checkpoints} checkpoints ({self.runs} runs and the model before), {_words(best)} predicts "
-            f"the {len(self.metrics)} task metrics best: mean R² {value:.3f}{_interval(interval)}"
+            f"Over {self.checkpoints} checkpoints ({_counted(self.runs, 'run')} and the model before), "
+            f"{_words(best)} predicts "
+            f"the {_counted(len(self.metrics), 'task metric')} best: mean R² {value:.3f}{_interval(interval)}"
         )
         if self.best_lead is not None and len(self.ranked) > 1:
             ahead, sure = self.best_lead
-            surely = sure is not None and sure[0] > 0
+            surely = sure is not None and round(sure[0], 3) > 0  # a lead that shows as +0.000 is none
             text += f", {'' if surely else 'not '}surely ahead of {_words(self.ranked[1])} "
             text += f"({_signed(ahead)}{_interval(sure)})"
         text += (
@@ -248,6 +249,10 @@ def _distinct(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list
         rows.append(checkpoint)
         runs.append(known.setdefault(key, len(known)))
     return rows, runs
+
+
+def _counted(number: int, noun: str) -> str:
+    return noun if number == 1 else f"{number} {noun}s"
 
 
 def _words(measure: str) -> str:

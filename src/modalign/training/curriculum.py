@@ -89,7 +89,7 @@ def check_phases(phases: Sequence[Phase]) -> None:
     if not phases:
         raise ValueError("phases is empty; give at least one, such as {share: 1, start: 0, end: 1}")
     for phase in phases:
-        if phase.share < 0 or not all(0 <= value <= 1 for value in (phase.start, phase.end)):
+        if not phase.share >= 0 or not all(0 <= value <= 1 for value in (phase.start, phase.end)):  # nan too
             raise ValueError(f"{phase}: a share is ≥ 0, start and end are shares of alpha_target between 0 and 1")
     total = sum(phase.share for phase in phases)
     if abs(total - 1) > 1e-6:

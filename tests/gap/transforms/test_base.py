@@ -239,6 +239,7 @@ def test_a_folder_that_holds_no_transform(tmp_path: Path) -> None:
     for change, message in (
         ({"format": "other/2"}, "format 'other/2' is unknown"),
         ({"kind": "centre"}, "did you mean center"),
+        ({"parameters": {"normalize": "no"}}, "normalize is 'no'"),
         ({"numbers": "0"}, "does not belong to transform.json"),
     ):
         record.write_text(json.dumps({**told, **change}))

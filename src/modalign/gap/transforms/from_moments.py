@@ -115,7 +115,7 @@ class MomentTransform(Transform):
         found = {name: added(self._moments.get(name), rows, self.full) for name, rows in parts.items()}
         for name, moments in found.items():
             if moments is None or moments.count < 2:
-                raise FeatureError(f"{self.kind} was given fewer than 2 {name}: pass more rows to begin with")
+                raise FeatureError(f"{self.kind} was given fewer than 2 {name} vectors: pass more rows to begin with")
         self._moments |= cast("dict[str, Moments]", found)
         self._image_width = widths["image"]
 

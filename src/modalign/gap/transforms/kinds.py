@@ -59,6 +59,7 @@ def load(folder: str | Path) -> Transform:
     told, tensors = disk.read(place)
     try:
         transform = of_kind(told["kind"], **told["parameters"])
+        transform._check_parameters()
         transform.take(told, tensors)
     except (KeyError, TypeError, AttributeError, RecipeError) as error:
         raise ModelError(f"{place / disk.RECORD} makes no sense ({error}): fit the transform anew") from None

@@ -65,11 +65,11 @@ def pair_free(source: str | Path) -> bool:
 
 def _array(path: Path) -> NDArray[Any]:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")  # not numpy.load, which takes any other file for a pickle
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} is not a .npy array ({error}); write it with numpy.save") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != 2:
-        told = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
+    if array.dtype.kind != "f" or array.ndim != 2:
+        told = f"{array.dtype} of shape {array.shape}"
         raise DataError(f"{path} holds {told}; save one N×d array of floating-point numbers")
     return array
 
