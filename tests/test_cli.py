@@ -370,7 +370,7 @@ def test_every_mistake_is_one_clear_line_and_status_2(made: Path, tmp_path: Path
     refused(inside(*start, "--model", clip, "--data", pairs, "--recipe", "none.yaml"), "none.yaml")
     refused(
         inside(*start, "--model", clip, "--data", pairs, "--batch-size", 8, "--eval", "zeroshot:x"),
-        "kinds are zero-shot",
+        "did you mean zero-shot:x?",
     )
     refused(inside("report", tmp_path), str(tmp_path), "recipe.yaml")
     refused(inside("gap", "--embeddings", tmp_path / "a.npy", tmp_path / "b.npy"), "a.npy")
