@@ -155,7 +155,9 @@ def page(rounds: list[dict[str, Any]], pictures: int, workers: int) -> str:
     """The table, in Markdown."""
     import os
 
-    from modalign.environment import versions
+    from modalign.environment import commit, versions
+
+    told = ", ".join(f"{name} {version}" for name, version in versions().items())
 
     def median(side: str, part: str) -> float:
         return statistics.median(found[side]["seconds"][part] for found in rounds)
@@ -194,7 +196,7 @@ def page(rounds: list[dict[str, Any]], pictures: int, workers: int) -> str:
         f"- The largest difference between the two in any of {len(first)} metrics: {100 * apart:.2f} points "
         f"(one item is {100 / pictures:.2f}).",
         "",
-        f"torch {versions()['torch']}, open_clip {versions()['open_clip_torch']}.",
+        f"modalign commit {commit() or 'installed'}, {told}.",
     ]
     return "\n".join(lines) + "\n"
 
