@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from modalign.data.bad_rows import BadRow, BadRows
+from modalign.data.enlarging import as_tensor
 from modalign.data.pictures import Member, Picture, size_of
 from modalign.errors import DataError, first_line
 
@@ -133,7 +134,7 @@ class _Batches(Dataset[ImageBatch]):
                 bad.append(BadRow(self.wheres[position], path, _reason(path, error)))
                 continue
             try:
-                pixels.append(tuple(view(picture) for view in (self.preprocess, self.other) if view is not None))
+                pixels.append(tuple(_seen(path, picture, by) for by in (self.preprocess, self.other) if by is not None))
                 kept.append(position)
             except Exception as error:
                 bad.append(BadRow(self.wheres[position], path, f"cannot be preprocessed ({first_line(error)})"))
@@ -151,6 +152,10 @@ def _read(path: Picture) -> Image:
         if isinstance(image.info.get("transparency"), bytes):
             del image.info["transparency"]
         return image.convert("RGB")
+
+
+def _seen(path: Picture, picture: Image, preprocess: Callable[[Any], Tensor]) -> Tensor:
+    return as_tensor(picture, preprocess) if isinstance(path, Member) and path.resized else preprocess(picture)
 
 
 def _reason(path: Picture, error: Exception) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -51,6 +51,7 @@ class Member:
         offset: where its bytes begin.
         size: how many there are.
         form: "" for the bytes of a picture file; else whose array it is a row of, the row being `offset`.
+        resized: "" as the model's own transform does; "tensor": as `enlarging.as_tensor` does.
     """
 
     container: Container
@@ -58,6 +59,7 @@ class Member:
     offset: int
     size: int
     form: str = ""
+    resized: str = ""
 
     @property
     def name(self) -> str:
@@ -67,7 +69,12 @@ class Member:
     @property
     def identity(self) -> tuple[str, int, int, str]:
         """The container's path, size and modification time, and the name inside: changes when the container does."""
-        return os.fspath(self.container.path), self.container.size, self.container.mtime_ns, self.inner
+        return os.fspath(self.container.path), self.container.size, self.container.mtime_ns, self.inner + self.mark
+
+    @property
+    def mark(self) -> str:
+        """What sets it apart from the same picture resized otherwise."""
+        return f"|resized as a {self.resized}" if self.resized else ""
 
     def __str__(self) -> str:
         return f"{self.container.path}/{self.inner}"
@@ -92,6 +99,17 @@ class Member:
 
 
 Picture = Path | Member
+
+
+def resized_as_tensor(picture: Picture) -> Picture:
+    """The same picture, to be resized as a tensor; a file that is not there stays what it is."""
+    if isinstance(picture, Member):
+        return replace(picture, resized="tensor")
+    try:
+        container = Container.of(picture.absolute())
+    except OSError:
+        return picture
+    return Member(container, picture.name, 0, container.size, resized="tensor")
 
 
 class _Open:
@@ -133,7 +151,7 @@ def real_paths(pictures: Sequence[Picture]) -> list[str]:
             path = picture.container.path
             if path not in containers:
                 containers[path] = os.path.realpath(path)
-            real.append(f"{containers[path]}/{picture.inner}@{picture.offset}")
+            real.append(f"{containers[path]}/{picture.inner}@{picture.offset}{picture.mark}")
             continue
         folder, name = os.path.split(picture)
         if folder not in folders:
@@ -223,7 +241,7 @@ def to_json(picture: Picture) -> str | dict[str, Any]:
             "name": picture.inner,
             "offset": picture.offset,
             "size": picture.size,
-            **({"form": picture.form} if picture.form else {}),
+            **{key: value for key in ("form", "resized") if (value := getattr(picture, key))},
         }
     return os.fspath(picture.resolve())
 
@@ -238,6 +256,7 @@ def from_json(value: str | Mapping[str, Any]) -> Picture:
         return Path(value)
     try:
         held = Container(Path(value["container"]), int(value["container_size"]), int(value["container_mtime_ns"]))
-        return Member(held, str(value["name"]), int(value["offset"]), int(value["size"]), str(value.get("form", "")))
+        place = int(value["offset"]), int(value["size"])
+        return Member(held, str(value["name"]), *place, str(value.get("form", "")), str(value.get("resized", "")))
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{value!r:.60} names no picture") from None

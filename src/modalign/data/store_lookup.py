@@ -112,6 +112,8 @@ def _stat(path: Path) -> tuple[int, int]:
 def picture_content(picture: Picture) -> bytes:
     """A hash of a picture's bytes, 16 of them; `NOTHING` where it cannot be read."""
     try:
-        return store_shards.digest(picture.read() if isinstance(picture, Member) else picture.read_bytes())
+        if isinstance(picture, Member):
+            return store_shards.digest(picture.read() + picture.mark.encode())
+        return store_shards.digest(picture.read_bytes())
     except (OSError, DataError):
         return NOTHING

@@ -23,6 +23,7 @@ class Protocol:
         name: as typed and told.
         templates: as `read_prompts` takes them.
         captions: how many captions of each picture retrieval looks at, the first ones; None = all.
+        as_tensors: data sets whose pictures are resized as tensors, not as pictures.
         samples: data set → at most so many of its pictures, in proportion class by class.
         options: kind → options that a task of it has unless it says otherwise.
         not_met: kind, or kind:data set → what of the original is done otherwise here.
@@ -31,6 +32,7 @@ class Protocol:
     name: str
     templates: str = "single"
     captions: int | None = None
+    as_tensors: frozenset[str] = frozenset()
     samples: Mapping[str, int] = field(default_factory=dict)
     options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     not_met: Mapping[str, str] = field(default_factory=dict)
@@ -46,7 +48,7 @@ class Protocol:
         return {"protocol": self.name, **({"not_met": "; ".join(unmet)} if unmet else {})}
 
 
-CIFAR = "resized as pictures, by the model's own transform: the published script resizes tensors, how is not told"
+CIFAR = "resized as tensors, bicubic and antialiased as torchvision does unless told otherwise: how is not told"
 
 UNREAD = "the article's protocol could not be read: prompts, captions and data are chosen here"
 
@@ -66,6 +68,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             "kuea",
             templates="clip-benchmark",
+            as_tensors=frozenset({"cifar10", "cifar100"}),
             samples={"imagenet1k": 5_000},
             options={"linear-probe": {"rule": "adamw"}},
             not_met={

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from modalign.data import sources
-from modalign.data.pictures import Picture, real_paths
+from modalign.data.pictures import Picture, real_paths, resized_as_tensor
 from modalign.data.records import Images, Labelled, Pairs
 from modalign.errors import DataError
 from modalign.evaluation.class_names import recognised
@@ -80,7 +80,10 @@ class Reading:
         data = sources.labelled(spec, max_bad=self.max_bad, **self._columns(spec, "image_column", "label_column"))
         if len(data.class_names) < 2:
             raise DataError(f"{data.spec} has {len(data.class_names)} class: {what} needs at least 2")
-        most = self.protocol.samples.get(name_of(spec))
+        name = name_of(spec)
+        if name in self.protocol.as_tensors:
+            data = replace(data, rows=tuple(replace(row, path=resized_as_tensor(row.path)) for row in data.rows))
+        most = self.protocol.samples.get(name)
         return data if most is None or len(data) <= most else data.subset(limit=most)
 
     def _columns(self, spec: str, *names: str) -> dict[str, Any]:
