@@ -107,6 +107,7 @@ def test_check_names_every_problem_in_a_line_of_its_own(tmp_path: Path) -> None:
         "method: {name: hycd, alpa: 0.3, temperature: hot}\n"
         "optimizer:\n  groups:\n    - match: '('\n"
         "evaluation:\n  tasks: [retrieval:nowhere, zeroshot:x]\n  templates: missing.txt\n"
+        "  protocol: kueaa\n"
         "device: gpu\n"
     )
     expected = {
@@ -119,7 +120,8 @@ def test_check_names_every_problem_in_a_line_of_its_own(tmp_path: Path) -> None:
         "8: evaluation.tasks.0": "nowhere",
         "8: evaluation.tasks.1": "did you mean zero-shot:x?",
         "9: evaluation.templates": "missing.txt",
-        "10: device": "cuda:N",
+        "10: evaluation.protocol": "tpc-cma",
+        "11: device": "cuda:N",
     }
     problems = check(path)
     assert len(problems) == len(expected)

@@ -117,6 +117,30 @@ def test_the_picked_model_is_there(whole: Sweep) -> None:
     assert all(torch.equal(loaded.module.state_dict()[n], t) for n, t in expected.module.state_dict().items())
 
 
+def test_columns_and_protocol_reach_every_judgement(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modalign.sweeping.training_free.MAPS", ("center",))
+    judged = Path(write_pairs(tmp_path / "judged", n=20, seed=1))
+    table = judged / "metadata.csv"
+    table.write_text(table.read_text().replace("file_name,text", "picture,words"))
+    asked = {"tasks": [f"retrieval:{judged}"], "image_column": "picture", "text_column": "words"}
+    found = modalign.sweep(
+        {"optimizer.lr": [1e-3]},
+        out=tmp_path / "out",
+        interpolate=[0.5],
+        **{
+            **settings,
+            **{f"evaluation__{key}": value for key, value in asked.items()},
+            "evaluation__protocol": "clip-refine",
+            "train": "projection",
+            "transforms": True,
+        },
+    )
+    told = [each.results.tasks[0].protocol["protocol"] for each in (*found.checkpoints, *found.transforms)]
+    assert told == ["clip-refine"] * 4
+
+
 @pytest.mark.slow
 def test_what_is_missing_is_done_again_and_gives_the_same_numbers(
     whole: Sweep, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

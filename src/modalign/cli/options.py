@@ -27,19 +27,19 @@ class Precision(StrEnum):
     TF32 = "tf32"
 
 
+JudgedModelOption = Annotated[
+    str, typer.Option("--model", help="Model spec, for example hf:./my-clip or a run folder.")
+]
+VisionOption = Annotated[str, typer.Option("--target", help="Vision model spec: timm:…, hf:…, open_clip:… or demo.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any recipe key, as a.b=c; repeat for several.", metavar="KEY=VALUE"),
 ]
 TASK = typer.Option("--task", help=TASK_HELP, show_default=False, rich_help_panel=JUDGING)
+PROTOCOLS_HELP = "default, standard (CLIP_benchmark's), clip-refine, kuea or tpc-cma."
 ProtocolOption = Annotated[
     str | None,
-    typer.Option(
-        "--protocol",
-        help="default, standard (CLIP_benchmark's), clip-refine, kuea or tpc-cma.",
-        show_default="default, or the suite's",
-        rich_help_panel=JUDGING,
-    ),
+    typer.Option("--protocol", help=PROTOCOLS_HELP, show_default="default, or the suite's", rich_help_panel=JUDGING),
 ]
 ProtocolTemplatesOption = Annotated[
     str | None,
@@ -87,5 +87,9 @@ StoreOption = Annotated[
     typer.Option(
         "--store", help="Read features from this folder of stores, and keep them there.", rich_help_panel=MACHINE
     ),
+]
+StoreRootOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="The folder of stores.", show_default="store/ in modalign's cache"),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]

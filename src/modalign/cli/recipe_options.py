@@ -1,4 +1,4 @@
-"""The options of `modalign refine`: each lies over a key of the recipe, so none has a default of its own."""
+"""The options of `modalign refine` and `modalign sweep`: each lies over a key of the recipe and has no default."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from modalign.cli.options import (
     MACHINE,
     MAX_BAD_HELP,
     METHODS_HELP,
+    PROTOCOLS_HELP,
     TASK_HELP,
-    TEMPLATES_HELP,
     TRAINING,
     Precision,
 )
@@ -100,9 +100,8 @@ RecipeSeedOption = Annotated[
     typer.Option("--seed", min=0, help="Seed of everything random.", show_default="0", rich_help_panel=TRAINING),
 ]
 EvalOption = Annotated[list[str] | None, typer.Option("--eval", help=TASK_HELP, rich_help_panel=JUDGING)]
-RecipeTemplatesOption = Annotated[
-    str | None,
-    typer.Option("--templates", help=TEMPLATES_HELP, show_default="single", rich_help_panel=JUDGING),
+RecipeProtocolOption = Annotated[
+    str | None, typer.Option("--protocol", help=PROTOCOLS_HELP, show_default="default", rich_help_panel=JUDGING)
 ]
 StrictOption = Annotated[
     bool | None,

@@ -10,7 +10,14 @@ from typing import Annotated
 import typer
 
 from modalign.cli import printing
-from modalign.cli.options import METHODS_HELP, ImageColumnOption, SeedOption, SetOption, TextColumnOption
+from modalign.cli.options import (
+    METHODS_HELP,
+    ImageColumnOption,
+    ProtocolTemplatesOption,
+    SeedOption,
+    SetOption,
+    TextColumnOption,
+)
 from modalign.cli.recipe_options import (
     BadRowsOption,
     ChunkOption,
@@ -27,8 +34,8 @@ from modalign.cli.recipe_options import (
     RecipeDeviceOption,
     RecipeOption,
     RecipePrecisionOption,
+    RecipeProtocolOption,
     RecipeSeedOption,
-    RecipeTemplatesOption,
     RecipeWorkersOption,
     ResumeOption,
     SharedStoreOption,
@@ -95,7 +102,8 @@ def refine(
     lr: RateOption = None,
     seed: RecipeSeedOption = None,
     evaluations: EvalOption = None,
-    templates: RecipeTemplatesOption = None,
+    protocol: RecipeProtocolOption = None,
+    templates: ProtocolTemplatesOption = None,
     strict: StrictOption = None,
     workers: RecipeWorkersOption = None,
     device: RecipeDeviceOption = None,
@@ -137,6 +145,7 @@ def refine(
         device=device,
         precision=precision.value if precision is not None else None,
         evaluation__tasks=evaluations or None,
+        evaluation__protocol=protocol,
         evaluation__templates=templates,
         evaluation__strict=strict,
         trackers=track or None,

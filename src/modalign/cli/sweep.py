@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from modalign.cli import printing
-from modalign.cli.options import JUDGING, MACHINE, METHODS_HELP, TASK_HELP, TEMPLATES_HELP, SetOption
+from modalign.cli.options import JUDGING, MACHINE, ProtocolTemplatesOption, SetOption
+from modalign.cli.recipe_options import (
+    DataOption,
+    EvalOption,
+    MethodOption,
+    ModelOption,
+    RecipeDeviceOption,
+    RecipeOption,
+    RecipeProtocolOption,
+    TargetOption,
+)
 
 EXAMPLE = (
     "Example: modalign sweep --model hf:./my-clip --data ./pairs --method tpc-cma --eval retrieval:./test "
@@ -37,19 +47,15 @@ def sweep(
             help="max|min QUANTITY where QUANTITY >=|<= NUMBER|before±NUMBER and …; shares in points of per cent.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Model spec, for example hf:./my-clip.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Pairs spec of the training data.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help=METHODS_HELP, show_default="clip-refine")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Vision model that kuea takes over.")] = None,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", help="A recipe file, a run folder or the name of a shipped recipe.")
-    ] = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    method: MethodOption = None,
+    target: TargetOption = None,
+    recipe: RecipeOption = None,
     overrides: SetOption = None,
-    evaluations: Annotated[list[str] | None, typer.Option("--eval", help=TASK_HELP, rich_help_panel=JUDGING)] = None,
-    templates: Annotated[
-        str | None,
-        typer.Option("--templates", help=TEMPLATES_HELP, show_default="single", rich_help_panel=JUDGING),
-    ] = None,
+    evaluations: EvalOption = None,
+    protocol: RecipeProtocolOption = None,
+    templates: ProtocolTemplatesOption = None,
     transforms: Annotated[
         bool,
         typer.Option(
@@ -67,10 +73,7 @@ def sweep(
             rich_help_panel=MACHINE,
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", show_default="auto", rich_help_panel=MACHINE),
-    ] = None,
+    device: RecipeDeviceOption = None,
     store: Annotated[
         str | None,
         typer.Option(
@@ -107,6 +110,7 @@ def sweep(
         device=device,
         store=store,
         evaluation__tasks=evaluations or None,
+        evaluation__protocol=protocol,
         evaluation__templates=templates,
     )
     for name, problem in done.failed.items():

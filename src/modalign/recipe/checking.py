@@ -18,6 +18,7 @@ from modalign.data import arrow_files, sources, tar_shards, torchvision_sets
 from modalign.data.mixing import IMAGES
 from modalign.errors import DataError, ModelError, RecipeError
 from modalign.evaluation.prompts import read_prompts
+from modalign.evaluation.protocols import protocol_of
 from modalign.evaluation.suite import parse_task
 from modalign.models.loading import KINDS
 from modalign.models.tower_file import split_tower
@@ -70,6 +71,7 @@ def _specs(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, Callable[[str], 
     tasks = evaluation.get("tasks")
     for number, task in enumerate(tasks if isinstance(tasks, list) else []):
         yield f"evaluation.tasks.{number}", _text(task), _task
+    yield "evaluation.protocol", _text(evaluation.get("protocol")), _protocol
     yield "evaluation.templates", _text(evaluation.get("templates")), _templates
     yield "device", _text(tree.get("device")), _device
 
@@ -204,6 +206,12 @@ def _data(spec: str) -> str:
 
 def _task(text: str) -> str:
     return _data(parse_task(text).spec)
+
+
+def _protocol(name: str) -> str:
+    if name:
+        protocol_of(name)
+    return ""
 
 
 def _templates(text: str) -> str:

@@ -147,13 +147,22 @@ class EvaluationRecipe(Section):
     image_column: str | None = Field(None, description="the tasks' column of pictures, if unusual")
     text_column: str | list[str] | None = Field(None, description="the tasks' column of captions, or several")
     label_column: str | None = Field(None, description="the tasks' column of classes, if unusual")
-    templates: str = Field("single", description="single, openai80, clip-benchmark, a data set's name or a file")
+    protocol: str = Field("default", description="default, standard (CLIP_benchmark's), clip-refine, kuea or tpc-cma")
+    templates: str | None = Field(
+        None, description="single, openai80, clip-benchmark, a data set's name or a file; null = the protocol's"
+    )
     tolerance: float | dict[str, float] = Field(
         0.01, description="the drop that is tolerated (0.01 = one point), or one per metric name or pattern"
     )
     strict: bool = Field(False, description="treat 'cannot tell' as a failure")
     batch_size: int = Field(256, ge=1, description="pictures or captions in one forward pass")
     resamples: int = Field(10_000, ge=100, description="bootstrap resamples behind every interval")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How its tasks are read, by the names that `modalign.evaluate` gives it."""
+        names = ("protocol", "templates", "image_column", "text_column", "label_column")
+        return {name: getattr(self, name) for name in names}
 
     @field_validator("tolerance")
     @classmethod

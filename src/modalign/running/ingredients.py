@@ -113,11 +113,10 @@ def gather(
         target = None
     _check_batches(recipe, pairs, world)
     asked = recipe.evaluation
-    columns = {name: getattr(asked, name) for name in ("image_column", "text_column", "label_column")}
     tasks = None
     if asked.tasks:
-        tasks = suite.prepare(asked.tasks, templates=asked.templates, max_bad=recipe.data.max_bad, **columns)
-    elif named := [name for name, column in columns.items() if column is not None]:
+        tasks = suite.prepare(asked.tasks, max_bad=recipe.data.max_bad, **asked.reading)
+    elif named := [name for name, value in asked.reading.items() if name.endswith("_column") and value is not None]:
         raise RecipeError(f"evaluation.{named[0]}: the recipe names no evaluation.tasks that read it; leave it out")
     for task in tasks.tasks if tasks is not None and not method.towers else ():
         if task.needs_model:

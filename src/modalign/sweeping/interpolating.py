@@ -214,7 +214,7 @@ class _Finished:
             results = evaluate(
                 self.line.model,
                 tasks or [f"retrieval:{self.folder / 'validation.jsonl'}"],
-                templates=settings.templates,
+                **settings.reading,
                 batch_size=settings.batch_size,
                 workers=self.recipe.data.workers,
                 max_bad=self.recipe.data.max_bad,

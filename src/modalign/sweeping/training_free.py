@@ -109,7 +109,7 @@ def _judge(
     settings = recipe.evaluation
     tasks = [task for task in settings.tasks if parse_task(task).kind != "drift"]
     passes: dict[str, Any] = {
-        "templates": settings.templates,
+        **settings.reading,
         "batch_size": settings.batch_size,
         "workers": recipe.data.workers,
         "max_bad": recipe.data.max_bad,
