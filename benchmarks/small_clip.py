@@ -124,20 +124,18 @@ def base(setting: Setting, seed: int, memo: TrunkMemo) -> DualEncoder:
 
 
 def recipe(setting: Setting, model: str, method: dict[str, Any], seed: int, **more: Any) -> Recipe:
-    """The settings that all methods of a table share."""
-    return load_recipe(
-        None,
-        model=model,
-        data__batch_size=setting.batch_size,
-        method=dict(method),
-        train="projection",
-        epochs=setting.epochs,
-        optimizer__lr=3e-4,
-        evaluation__batch_size=32,
-        seed=seed,
-        device="cpu",
-        **{"data__train": setting.train, **more},
-    )
+    """The settings that all methods of a table share; `more` are recipe keys over them."""
+    shared = {
+        "data__train": setting.train,
+        "data__batch_size": setting.batch_size,
+        "train": "projection",
+        "epochs": setting.epochs,
+        "optimizer__lr": 3e-4,
+        "evaluation__batch_size": 32,
+        "seed": seed,
+        "device": "cpu",
+    }
+    return load_recipe(None, model=model, method=dict(method), **{**shared, **more})
 
 
 def folder_name(variant: str) -> str:

@@ -20,7 +20,19 @@ from modalign.cli.printing import laid_out
 from tests.tiny import tiny_open_clip, write_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ["demo", "refine", "sweep", "gap", "evaluate", "compare", "probe-batch", "export", "report", "doctor"]
+COMMANDS = [
+    "demo",
+    "refine",
+    "sweep",
+    "gap",
+    "evaluate",
+    "compare",
+    "contrast",
+    "probe-batch",
+    "export",
+    "report",
+    "doctor",
+]
 RECIPE_COMMANDS = ["recipe show", "recipe check", "recipe schema", "recipe list"]
 
 
@@ -113,12 +125,12 @@ def test_the_command_line_is_what_the_documentation_says(command: str) -> None:
                 "--store",
                 "--track",
             ),
-            *("--eval", "--templates", "--strict"),
+            *("--eval", "--protocol", "--templates", "--strict"),
         },
         "sweep": {
             *("--over", "--seeds", "--interpolate", "--pick", "--model", "--data", "--target", "--method", "--out"),
             *("--recipe", "--set", "--resume", "--eval", "--templates", "--transforms", "--no-transforms", "--jobs"),
-            *("--device", "--store"),
+            *("--protocol", "--device", "--store"),
         },
         "gap": {
             *("--model", "--data", "--embeddings", "--normalize", "--no-normalize", "--max-bad", "--shrinkage"),
@@ -134,7 +146,14 @@ def test_the_command_line_is_what_the_documentation_says(command: str) -> None:
             *("--suite", "--data-root", "--protocol"),
             *("--image-column", "--text-column", "--label-column", *common),
         },
-        "probe-batch": {"--model", "--target", "--data", "--sizes", "--trials", "--max-bad", "--store", *common},
+        "contrast": {
+            *("--model", "--target", "--data", "--against", "--out", "--pairs", "--store", "--max-bad"),
+            *("--image-column", *(common - {"--json"})),
+        },
+        "probe-batch": {
+            *("--model", "--target", "--data", "--sizes", "--trials", "--max-bad", "--image-column", "--store"),
+            *common,
+        },
         "export": {"--to", "--out", "--llava"},
         "report": set(),
         "doctor": set(),
@@ -160,7 +179,8 @@ def test_the_defaults_that_help_shows_are_the_recipes() -> None:
         "--chunk": "the whole batch" if default.chunk is None else default.chunk,
         "--lr": default.optimizer.lr,
         "--seed": default.seed,
-        "--templates": default.evaluation.templates,
+        "--protocol": default.evaluation.protocol,
+        "--templates": "the protocol's" if default.evaluation.templates is None else default.evaluation.templates,
         "--strict": "yes" if default.evaluation.strict else "no",
         "--workers": default.data.workers,
         "--device": default.device,

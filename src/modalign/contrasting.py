@@ -218,6 +218,7 @@ def run(
     batch_size: int = 256,
     workers: int = 0,
     max_bad: int = 0,
+    image_column: str | None = None,
     reporter: Reporter | None = None,
 ) -> Contrast:
     """`contrast` from specs, written as a page and as JSON beside it.
@@ -235,6 +236,7 @@ def run(
         batch_size: pictures in one forward pass.
         workers: decoding processes.
         max_bad: unreadable pictures tolerated.
+        image_column: as for `modalign.images`.
         reporter: what the user sees.
 
     Raises:
@@ -245,7 +247,7 @@ def run(
     place = resolve(device)
     reporter = reporter or Reporter()
     page.need_place(out)
-    images = sources.images(data.removeprefix("images:"), max_bad=max_bad)
+    images = sources.images(data.removeprefix("images:"), image_column=image_column, max_bad=max_bad)
     embedder = Embedder(
         store if store is not None else store_root(),
         batch_size=batch_size,

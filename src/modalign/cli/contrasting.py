@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from modalign.cli import printing
-from modalign.cli.options import DATA, BatchOption, DeviceOption, MaxBadOption, SeedOption, WorkersOption
+from modalign.cli.options import (
+    DATA,
+    BatchOption,
+    DeviceOption,
+    ImageColumnOption,
+    JudgedModelOption,
+    MaxBadOption,
+    SeedOption,
+    StoreRootOption,
+    VisionOption,
+    WorkersOption,
+)
 
 EXAMPLE = (
     "Example: modalign contrast --model hf:openai/clip-vit-large-patch14 "
@@ -17,8 +28,8 @@ EXAMPLE = (
 
 
 def contrast(
-    model: Annotated[str, typer.Option("--model", help="Model spec, for example hf:./my-clip or a run folder.")],
-    target: Annotated[str, typer.Option("--target", help="Vision model spec: timm:…, hf:…, open_clip:… or demo.")],
+    model: JudgedModelOption,
+    target: VisionOption,
     data: Annotated[str, typer.Option("--data", help="images:SPEC, the pictures.", rich_help_panel=DATA)],
     against: Annotated[
         str | None, typer.Option("--against", help="A second model (a run after training) on the same pairs.")
@@ -27,11 +38,9 @@ def contrast(
         "contrast.html"
     ),
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="Blind pairs to show, at most.")] = 24,
-    store: Annotated[
-        Path | None,
-        typer.Option("--store", help="Where features are kept; modalign's cache unless given.", show_default=False),
-    ] = None,
+    store: StoreRootOption = None,
     max_bad: MaxBadOption = 0,
+    image_column: ImageColumnOption = None,
     device: DeviceOption = "auto",
     batch_size: BatchOption = 256,
     workers: WorkersOption = 0,
@@ -53,6 +62,7 @@ def contrast(
         batch_size=batch_size,
         workers=workers,
         max_bad=max_bad,
+        image_column=image_column,
     )
     printing.rows(found.rows())
     typer.echo(f"blind pairs: {len(found.pairs)} of {found.pictures:,} pictures")

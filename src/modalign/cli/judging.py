@@ -18,6 +18,7 @@ from modalign.cli.options import (
     DeviceOption,
     ImageColumnOption,
     JsonOption,
+    JudgedModelOption,
     LabelColumnOption,
     MaxBadOption,
     ProtocolOption,
@@ -106,7 +107,7 @@ def gap(
 
 
 def evaluate(
-    model: Annotated[str, typer.Option("--model", help="Model spec, for example hf:./my-clip or a run folder.")],
+    model: JudgedModelOption,
     task: Annotated[list[str] | None, TASK] = None,
     suite: SuiteOption = None,
     data_root: DataRootOption = None,
@@ -133,7 +134,7 @@ def evaluate(
     store: StoreOption = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Evaluate a model: zero-shot, retrieval and k-NN with 95 % intervals, and drift from a model before."""
+    """Evaluate a model on any kinds of task, each metric with a 95 % interval."""
     task, protocol, store = _asked(task, suite, data_root, protocol, store)
     results = _evaluate(
         model,

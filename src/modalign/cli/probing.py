@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from modalign.cli import printing
-from modalign.cli.options import DATA, BatchOption, DeviceOption, JsonOption, MaxBadOption, SeedOption, WorkersOption
+from modalign.cli.options import (
+    DATA,
+    BatchOption,
+    DeviceOption,
+    ImageColumnOption,
+    JsonOption,
+    JudgedModelOption,
+    MaxBadOption,
+    SeedOption,
+    StoreRootOption,
+    VisionOption,
+    WorkersOption,
+)
 from modalign.errors import RecipeError
 
 EXAMPLE = (
@@ -18,19 +29,17 @@ EXAMPLE = (
 
 
 def probe_batch(
-    model: Annotated[str, typer.Option("--model", help="Model spec, for example hf:./my-clip or a run folder.")],
-    target: Annotated[str, typer.Option("--target", help="Vision model spec: timm:…, hf:…, open_clip:… or demo.")],
+    model: JudgedModelOption,
+    target: VisionOption,
     data: Annotated[str, typer.Option("--data", help="images:SPEC, the training pictures.", rich_help_panel=DATA)],
     sizes: Annotated[
         str, typer.Option("--sizes", help="Batch sizes, with commas; those above the pictures are left out.")
     ] = "32,64,128,256,512,1024,2048,4096,8192",
     trials: Annotated[int, typer.Option("--trials", min=1, help="Batches drawn of each size.")] = 8,
     json_file: JsonOption = None,
-    store: Annotated[
-        Path | None,
-        typer.Option("--store", help="Where features are kept; modalign's cache unless given.", show_default=False),
-    ] = None,
+    store: StoreRootOption = None,
     max_bad: MaxBadOption = 0,
+    image_column: ImageColumnOption = None,
     device: DeviceOption = "auto",
     batch_size: BatchOption = 256,
     workers: WorkersOption = 0,
@@ -49,7 +58,7 @@ def probe_batch(
     from modalign.models.vision import load_vision
     from modalign.training.precision import device as resolve
 
-    images = sources.images(data.removeprefix("images:"), max_bad=max_bad)
+    images = sources.images(data.removeprefix("images:"), image_column=image_column, max_bad=max_bad)
     place = resolve(device)
     embedder = Embedder(
         store if store is not None else store_root(), batch_size=batch_size, workers=workers, max_bad=max_bad

@@ -16,6 +16,7 @@ from modalign.cli.options import (
     ImageColumnOption,
     MaxBadOption,
     Precision,
+    StoreRootOption,
     TextColumnOption,
     WorkersOption,
 )
@@ -58,12 +59,6 @@ class Stored(StrEnum):
     FP16 = "fp16"
 
 
-RootOption = Annotated[
-    Path | None,
-    typer.Option("--store", help="The folder of stores.  [default: store/ in modalign's cache]", show_default=False),
-]
-
-
 def embed(
     data: Annotated[str, typer.Option("--data", help="Pairs spec; with --towers image any images spec.")],
     model: Annotated[str | None, typer.Option("--model", help="Model spec, for example hf:./my-clip.")] = None,
@@ -81,7 +76,7 @@ def embed(
     max_bad: MaxBadOption = 0,
     image_column: ImageColumnOption = None,
     text_column: TextColumnOption = None,
-    root: RootOption = None,
+    root: StoreRootOption = None,
     stored: Annotated[Stored, typer.Option("--dtype", help="On disk; fp16 is half the size.")] = Stored.FP32,
     precision: Annotated[
         Precision, typer.Option("--precision", help="The network's number format.", rich_help_panel=MACHINE)
@@ -129,7 +124,7 @@ def embed(
 
 
 @app.command("ls", epilog=LS_EXAMPLE)
-def ls(root: RootOption = None) -> None:
+def ls(root: StoreRootOption = None) -> None:
     """List stores, the last used first."""
     from modalign.data.store_listing import stores
     from modalign.embedding import store_root
@@ -149,7 +144,7 @@ def rm(
     older_than: Annotated[
         float | None, typer.Option("--older-than", min=0, help="Delete those not used for so many days.")
     ] = None,
-    root: RootOption = None,
+    root: StoreRootOption = None,
 ) -> None:
     """Delete stores that no process has open."""
     from modalign.data.store_listing import remove

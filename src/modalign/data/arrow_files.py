@@ -273,7 +273,7 @@ def _named(member: Member, number: int) -> Member:
 
 
 def _file_name(path: str | None) -> str:
-    """A stored path without what packed it: "zip://a/b.png::/home/me/x.zip" → "a/b.png"."""
+    """A stored path without what packed it: "zip://a/b.png::data/x.zip" → "a/b.png"."""
     return (path or "").partition("::")[0].rpartition("://")[2].lstrip("/")
 
 

@@ -25,7 +25,7 @@ class Layout:
         torchvision: the class that documents the layout.
         holds: what must be below the root, with {split}.
         splits: those there are; () where there is one alone.
-        read: (root, split) → what `files` or `labels` take.
+        reader: what `read` calls: (this layout, root, split) → what `files` or `labels` take.
         files: that → (file, label) pairs, of a data set of files.
         labels: that → labels, of a data set of arrays.
         array: the file that holds a split's pictures, with {split}.
@@ -35,33 +35,37 @@ class Layout:
     torchvision: str
     holds: str
     splits: tuple[str, ...]
-    read: Callable[[Path, str], Any]
+    reader: Callable[[Layout, Path, str], Any]
     files: Callable[[Any], Listed] | None = None
     labels: Callable[[Any], Any] | None = None
     array: Callable[[Path, str], Path] | None = None
     names: Callable[[Any], Sequence[str]] | None = None
 
+    def read(self, root: Path, split: str) -> Any:
+        """One split below a root, as `files` or `labels` take it."""
+        return self.reader(self, root, split)
 
-def _by_split(name: str, root: Path, split: str) -> Any:
+
+def _by_split(kind: Layout, root: Path, split: str) -> Any:
+    return _published(kind)(os.fspath(root), split=split)
+
+
+def _by_train(kind: Layout, root: Path, split: str) -> Any:
+    return _published(kind)(os.fspath(root), train=split == "train")
+
+
+def _whole(kind: Layout, root: Path, split: str) -> Any:
+    return _published(kind)(os.fspath(root))
+
+
+def _published(kind: Layout) -> Any:
     import torchvision
 
-    return getattr(torchvision.datasets, name)(os.fspath(root), split=split)
+    return getattr(torchvision.datasets, kind.torchvision)
 
 
-def _by_train(name: str, root: Path, split: str) -> Any:
-    import torchvision
-
-    return getattr(torchvision.datasets, name)(os.fspath(root), train=split == "train")
-
-
-def _whole(name: str, root: Path, split: str) -> Any:
-    import torchvision
-
-    return getattr(torchvision.datasets, name)(os.fspath(root))
-
-
-def _folders(holds: str, root: Path, split: str) -> dict[str, list[tuple[Path, str]]]:
-    return class_folders(root / holds.format(split=split))
+def _folders(kind: Layout, root: Path, split: str) -> dict[str, list[tuple[Path, str]]]:
+    return class_folders(root / kind.holds.format(split=split))
 
 
 def _of_folders(found: dict[str, list[tuple[Path, str]]]) -> Listed:
@@ -145,85 +149,65 @@ def _pcam_file(root: Path, split: str) -> Path:
     return root / "pcam" / f"camelyonpatch_level_2_split_{'valid' if split == 'val' else split}_x.h5"
 
 
-_CALTECH = "caltech101/101_ObjectCategories"
-
 SETS: dict[str, Layout] = {
     "cifar10": Layout(
-        *("CIFAR10", "cifar-10-batches-py", TRAIN_TEST, partial(_by_train, "CIFAR10")),
-        labels=_targets,
-        array=_cifar10_file,
-        names=_own,
+        "CIFAR10", "cifar-10-batches-py", TRAIN_TEST, _by_train, labels=_targets, array=_cifar10_file, names=_own
     ),
     "cifar100": Layout(
-        *("CIFAR100", "cifar-100-python", TRAIN_TEST, partial(_by_train, "CIFAR100")),
+        "CIFAR100",
+        "cifar-100-python",
+        TRAIN_TEST,
+        _by_train,
         labels=_targets,
         array=partial(_below, "cifar-100-python/{split}"),
         names=_own,
     ),
-    "mnist": Layout(
-        *("MNIST", "MNIST/raw", TRAIN_TEST, partial(_by_train, "MNIST")),
-        labels=_targets,
-        array=_mnist_file,
-    ),
+    "mnist": Layout("MNIST", "MNIST/raw", TRAIN_TEST, _by_train, labels=_targets, array=_mnist_file),
     "svhn": Layout(
-        *("SVHN", "{split}_32x32.mat", ("train", "test", "extra"), partial(_by_split, "SVHN")),
+        "SVHN",
+        "{split}_32x32.mat",
+        ("train", "test", "extra"),
+        _by_split,
         labels=_labels,
         array=partial(_below, "{split}_32x32.mat"),
     ),
     "stl10": Layout(
-        *("STL10", "stl10_binary", TRAIN_TEST, partial(_by_split, "STL10")),
+        "STL10",
+        "stl10_binary",
+        TRAIN_TEST,
+        _by_split,
         labels=_labels,
         array=partial(_below, "stl10_binary/{split}_X.bin"),
         names=_own,
     ),
-    "pcam": Layout(
-        *("PCAM", "pcam", ("train", "val", "test"), partial(_by_split, "PCAM")),
-        labels=_pcam_labels,
-        array=_pcam_file,
-    ),
-    "fer2013": Layout(
-        *("FER2013", "fer2013", TRAIN_TEST, partial(_by_split, "FER2013")),
-        labels=_fer2013_labels,
-        array=_fer2013_file,
-    ),
+    "pcam": Layout("PCAM", "pcam", ("train", "val", "test"), _by_split, labels=_pcam_labels, array=_pcam_file),
+    "fer2013": Layout("FER2013", "fer2013", TRAIN_TEST, _by_split, labels=_fer2013_labels, array=_fer2013_file),
     "imagenet1k": Layout(
-        *("ImageNet", "{split}", ("train", "val"), partial(_folders, "{split}")),
-        files=_of_folders,
-        names=partial(_known, "imagenet1k"),
+        "ImageNet", "{split}", ("train", "val"), _folders, files=_of_folders, names=partial(_known, "imagenet1k")
     ),
     "caltech101": Layout(  # torchvision's leaves the background out, which CLIP_benchmark keeps
-        *("Caltech101", _CALTECH, (), partial(_folders, _CALTECH)),
+        "Caltech101",
+        "caltech101/101_ObjectCategories",
+        (),
+        _folders,
         files=_of_folders,
         names=partial(_known, "caltech101"),
     ),
-    "food101": Layout(
-        *("Food101", "food-101", TRAIN_TEST, partial(_by_split, "Food101")), files=_listed, names=_spaced
-    ),
-    "flowers": Layout(
-        *("Flowers102", "flowers-102", ("train", "val", "test"), partial(_by_split, "Flowers102")), files=_listed
-    ),
-    "pets": Layout(
-        *("OxfordIIITPet", "oxford-iiit-pet", ("trainval", "test"), partial(_by_split, "OxfordIIITPet")), files=_pets
-    ),
-    "cars": Layout(
-        *("StanfordCars", "stanford_cars", TRAIN_TEST, partial(_by_split, "StanfordCars")), files=_samples, names=_own
-    ),
-    "dtd": Layout(*("DTD", "dtd/dtd", ("train", "val", "test"), partial(_by_split, "DTD")), files=_listed, names=_own),
+    "food101": Layout("Food101", "food-101", TRAIN_TEST, _by_split, files=_listed, names=_spaced),
+    "flowers": Layout("Flowers102", "flowers-102", ("train", "val", "test"), _by_split, files=_listed),
+    "pets": Layout("OxfordIIITPet", "oxford-iiit-pet", ("trainval", "test"), _by_split, files=_pets),
+    "cars": Layout("StanfordCars", "stanford_cars", TRAIN_TEST, _by_split, files=_samples, names=_own),
+    "dtd": Layout("DTD", "dtd/dtd", ("train", "val", "test"), _by_split, files=_listed, names=_own),
     "fgvc_aircraft": Layout(
-        *("FGVCAircraft", "fgvc-aircraft-2013b", ("train", "val", "trainval", "test")),
-        read=partial(_by_split, "FGVCAircraft"),
+        "FGVCAircraft",
+        "fgvc-aircraft-2013b",
+        ("train", "val", "trainval", "test"),
+        _by_split,
         files=_listed,
         names=_own,
     ),
-    "eurosat": Layout(
-        *("EuroSAT", "eurosat/2750", (), partial(_whole, "EuroSAT")),
-        files=_samples,
-        names=partial(_known, "eurosat"),
-    ),
-    "gtsrb": Layout(*("GTSRB", "gtsrb/GTSRB", TRAIN_TEST, partial(_by_split, "GTSRB")), files=_samples),
-    "country211": Layout(
-        *("Country211", "country211/{split}", ("train", "valid", "test"), partial(_by_split, "Country211")),
-        files=_samples,
-    ),
-    "sun397": Layout(*("SUN397", "SUN397", (), partial(_whole, "SUN397")), files=_sorted, names=_spaced),
+    "eurosat": Layout("EuroSAT", "eurosat/2750", (), _whole, files=_samples, names=partial(_known, "eurosat")),
+    "gtsrb": Layout("GTSRB", "gtsrb/GTSRB", TRAIN_TEST, _by_split, files=_samples),
+    "country211": Layout("Country211", "country211/{split}", ("train", "valid", "test"), _by_split, files=_samples),
+    "sun397": Layout("SUN397", "SUN397", (), _whole, files=_sorted, names=_spaced),
 }

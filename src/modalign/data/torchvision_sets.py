@@ -23,7 +23,7 @@ from modalign.data.files import FileIndex
 from modalign.data.found import Columns, Found, Want
 from modalign.data.pictures import Container, Member, Picture
 from modalign.data.torchvision_layouts import SETS
-from modalign.errors import DataError
+from modalign.errors import DataError, first_line
 from modalign.evaluation.class_names import class_names
 
 __all__ = ["SETS", "TorchvisionSet", "bitmap", "located", "read"]
@@ -155,11 +155,8 @@ def _opened(name: str, root: Path, split: str, container: Container | None = Non
     try:
         return kind.read(root, split)
     except (RuntimeError, OSError, ImportError, LookupError, ValueError, TypeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].removesuffix(
-            " You can use download=True to download it"
-        )
+        reason = first_line(error).removesuffix(" You can use download=True to download it").rstrip(".")
         place = root / kind.holds.format(split=split)
         raise DataError(
-            f"{place} cannot be read by torchvision's {kind.torchvision} ({reason.rstrip('.')}); fetch the published "
-            "files again"
+            f"{place} cannot be read by torchvision's {kind.torchvision} ({reason}); fetch the published files again"
         ) from None

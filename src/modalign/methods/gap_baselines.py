@@ -5,6 +5,7 @@ Pairs of a batch that share a picture or a caption are positives of each other i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +26,8 @@ from modalign.objectives import (
     squared_pair_distance,
 )
 
+Terms = Mapping[str, Callable[[], Tensor]]
+
 
 @dataclass(kw_only=True)
 class ContrastiveBeside(Method):
@@ -39,8 +42,8 @@ class ContrastiveBeside(Method):
     def __post_init__(self) -> None:
         require_weights(contrastive=self.contrastive, **{name: getattr(self, name) for name in self.aligning_terms})
 
-    def own_terms(self, embeddings: Embeddings, progress: float) -> dict[str, Tensor]:
-        """The terms beside the contrastive one, unweighted."""
+    def own_terms(self, embeddings: Embeddings, progress: float) -> Terms:
+        """The terms beside the contrastive one, unweighted; those with a weight above 0 are called."""
         raise NotImplementedError(f"{type(self).__name__} does not define own_terms()")
 
     def terms(self, embeddings: Embeddings, progress: float) -> dict[str, Tensor]:
@@ -52,7 +55,7 @@ class ContrastiveBeside(Method):
             terms["contrastive"] = self.contrastive * loss
         for name, term in self.own_terms(embeddings, progress).items():
             if weight := getattr(self, name):
-                terms[name] = weight * term
+                terms[name] = weight * term()
         return terms
 
 
@@ -80,10 +83,10 @@ class AlignClip(ContrastiveBeside):
         """The initial text features."""
         return frozenset({"frozen_text"})
 
-    def own_terms(self, embeddings: Embeddings, progress: float) -> dict[str, Tensor]:
+    def own_terms(self, embeddings: Embeddings, progress: float) -> Terms:
         """The term "intra_modal"."""
         image, text, semantic = present(embeddings, "image", "text", "frozen_text")
-        return {"intra_modal": intra_modal_separation(image, text, semantic, embeddings.logit_scale)}
+        return {"intra_modal": lambda: intra_modal_separation(image, text, semantic, embeddings.logit_scale)}
 
 
 @dataclass(kw_only=True)
@@ -102,10 +105,10 @@ class CsAligner(ContrastiveBeside):
 
     cauchy_schwarz: float = 1.0
 
-    def own_terms(self, embeddings: Embeddings, progress: float) -> dict[str, Tensor]:
+    def own_terms(self, embeddings: Embeddings, progress: float) -> Terms:
         """The term "cauchy_schwarz"."""
         image, text = present(embeddings, "image", "text")
-        return {"cauchy_schwarz": cauchy_schwarz(unit(image), unit(text))}
+        return {"cauchy_schwarz": lambda: cauchy_schwarz(unit(image), unit(text))}
 
 
 @dataclass(kw_only=True)
@@ -126,10 +129,13 @@ class CyClip(ContrastiveBeside):
     in_modal: float = 0.25
     cross_modal: float = 0.25
 
-    def own_terms(self, embeddings: Embeddings, progress: float) -> dict[str, Tensor]:
+    def own_terms(self, embeddings: Embeddings, progress: float) -> Terms:
         """The terms "in_modal" and "cross_modal"."""
         image, text = present(embeddings, "image", "text")
-        return {"in_modal": in_modal_consistency(image, text), "cross_modal": cross_modal_consistency(image, text)}
+        return {
+            "in_modal": lambda: in_modal_consistency(image, text),
+            "cross_modal": lambda: cross_modal_consistency(image, text),
+        }
 
 
 @dataclass(kw_only=True)
@@ -152,13 +158,13 @@ class Cua(ContrastiveBeside):
     uniformity: float = 1.0
     cross_uniformity: float = 1.0
 
-    def own_terms(self, embeddings: Embeddings, progress: float) -> dict[str, Tensor]:
+    def own_terms(self, embeddings: Embeddings, progress: float) -> Terms:
         """The terms "align", "uniformity" and "cross_uniformity"."""
         image, text = present(embeddings, "image", "text")
         return {
-            "align": squared_pair_distance(image, text),
-            "uniformity": in_modal_uniformity(image, text),
-            "cross_uniformity": cross_modal_uniformity(image, text),
+            "align": lambda: squared_pair_distance(image, text),
+            "uniformity": lambda: in_modal_uniformity(image, text),
+            "cross_uniformity": lambda: cross_modal_uniformity(image, text),
         }
 
 
@@ -185,11 +191,11 @@ class ModGap(ContrastiveBeside):
     centroid_uniformity: float = 1.0
     contrastive: float = 0.0
 
-    def own_terms(self, embeddings: Embeddings, progress: float) -> dict[str, Tensor]:
+    def own_terms(self, embeddings: Embeddings, progress: float) -> Terms:
         """The terms "true_pair" and "centroid_uniformity"."""
         image, text = present(embeddings, "image", "text")
         risen = max(0.0, progress - 0.2) / 0.8
         return {
-            "true_pair": (1 + risen) * squared_pair_distance(image, text),
-            "centroid_uniformity": (1 - risen) * centroid_uniformity(image, text),
+            "true_pair": lambda: (1 + risen) * squared_pair_distance(image, text),
+            "centroid_uniformity": lambda: (1 - risen) * centroid_uniformity(image, text),
         }

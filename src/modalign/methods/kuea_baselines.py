@@ -20,8 +20,22 @@ from modalign.objectives.adaptors import fit_linear_map, head_match, linear_matc
 from modalign.objectives.validation import require_range
 
 
+class FittedToTarget(Method):
+    """Base: reads the initial image features and the target's, and is fitted to both before the first step."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The initial image features and the target's."""
+        return frozenset({"frozen_image", "target"})
+
+    @property
+    def needs_fit(self) -> bool:
+        """Always: the maps, or the heads and their statistics, follow from the features."""
+        return True
+
+
 @dataclass(kw_only=True)
-class Projection(Method):
+class Projection(FittedToTarget):
     """The target encoder and a linear map into CLIP's space stand in for the image tower; nothing is trained.
 
         W = argmin Σ_i ‖W g_i − f_i‖² + ridge·‖W‖²,   and W g is the image feature
@@ -41,16 +55,6 @@ class Projection(Method):
         require_range("ridge", self.ridge, 0)
         self._map = LinearMap(learn=False)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """The initial image features and the target's."""
-        return frozenset({"frozen_image", "target"})
-
-    @property
-    def needs_fit(self) -> bool:
-        """Always: the fit is all there is."""
-        return True
-
     def fit(self, features: Mapping[str, Tensor]) -> None:
         """Fits W to all training pictures."""
         self._map.set(_least_squares(features, self.ridge))
@@ -69,7 +73,7 @@ class Projection(Method):
 
 
 @dataclass(kw_only=True)
-class FeatureMatching(Method):
+class FeatureMatching(FittedToTarget):
     """The image tower and a linear map of the target's features move towards each other.
 
         L = feature_weight·(1/N) Σ_i ‖x_i − W g_i‖² + anchor_weight·(1/N) Σ_i ‖x_i − f_i‖²
@@ -94,16 +98,6 @@ class FeatureMatching(Method):
         require_range("anchor_weight", self.anchor_weight, 0)
         self._map = LinearMap(learn=True)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """The initial image features and the target's."""
-        return frozenset({"frozen_image", "target"})
-
-    @property
-    def needs_fit(self) -> bool:
-        """Always: W starts at least squares."""
-        return True
-
     def fit(self, features: Mapping[str, Tensor]) -> None:
         """Starts W at its least-squares fit to all training pictures."""
         self._map.set(_least_squares(features))
@@ -122,7 +116,7 @@ class FeatureMatching(Method):
 
 
 @dataclass(kw_only=True)
-class AmRadio(Method):
+class AmRadio(FittedToTarget):
     """One image tower from two teachers, each matched by an adaptor head of its own (AM-RADIO-style distillation).
 
         L = Σ_k weight_k · mean_i [0.9·(1 − cos(h_k(x_i), y_ki)) + 0.1·smooth-L1(h_k(x_i), y_ki)]
@@ -148,16 +142,6 @@ class AmRadio(Method):
         require_weights(clip_weight=self.clip_weight, target_weight=self.target_weight)
         self._seed = torch.initial_seed()  # the heads are made once widths are known, from the seed of this moment
         self._heads = nn.ModuleDict({"clip": Head(1, 1), "target": Head(1, 1)})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The initial image features and the target's."""
-        return frozenset({"frozen_image", "target"})
-
-    @property
-    def needs_fit(self) -> bool:
-        """Always: heads and statistics follow from the features."""
-        return True
 
     def fit(self, features: Mapping[str, Tensor]) -> None:
         """Makes the heads and stores the teachers' mean and standard deviation per dimension."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 import torch
 from pydantic import BeforeValidator
@@ -16,9 +16,8 @@ from modalign.errors import RecipeError
 from modalign.methods.base import Diagnosis, Method
 from modalign.objectives.kernels import AnyKernel
 from modalign.objectives.validation import require_choice, require_range
-from modalign.training.curriculum import PRESETS, Curriculum, Phase, Shape, base_strength
+from modalign.training.curriculum import PRESETS, Curriculum, OnConflict, Phase, Shape, base_strength
 
-CONFLICTS = ("strength", "learning_rate", "project", "ignore")
 AnyPhase = Phase | tuple[float, float, float] | tuple[float, float, float, Shape]
 
 
@@ -70,7 +69,7 @@ class Paced(Method):
 
     alpha_target: float = 0.05
     phases: Annotated[str | Sequence[AnyPhase], BeforeValidator(_readable)] = "anchor-ramp-stabilise"
-    on_conflict: Literal["strength", "learning_rate", "project", "ignore"] = "strength"
+    on_conflict: OnConflict = "strength"
     conflict_every: int = 1
     ratio_max: float = 1.0
     cosine_min: float = -0.2
@@ -78,7 +77,7 @@ class Paced(Method):
 
     def __post_init__(self) -> None:
         require_range("alpha_target", self.alpha_target, 0, self._largest)
-        require_choice("on_conflict", self.on_conflict, CONFLICTS)
+        require_choice("on_conflict", self.on_conflict, get_args(OnConflict))
         require_range("conflict_every", self.conflict_every, 1)
         require_range("ratio_max", self.ratio_max, 0, open_low=True)
         require_range("cosine_min", self.cosine_min, -1, 1, open_low=True)

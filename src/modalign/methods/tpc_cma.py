@@ -7,9 +7,8 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from modalign.embeddings import Embeddings
+from modalign.embeddings import Embeddings, unit
 from modalign.methods.drawing import generator
 from modalign.methods.paced import Paced
 from modalign.methods.terms import present
@@ -158,5 +157,5 @@ class TpcCma(Paced):
 @full_precision
 def _centred(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """Unit features minus their batch mean."""
-    image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+    image, text = unit(image), unit(text)
     return image - image.mean(0), text - text.mean(0)

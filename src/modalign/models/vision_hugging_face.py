@@ -12,7 +12,7 @@ import transformers
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
-from modalign.errors import ModelError
+from modalign.errors import ModelError, first_line
 from modalign.models.folder import read_json
 from modalign.models.hub import asking_hub, commit_of, refuse_code
 from modalign.models.hugging_face import WEIGHTS, ProcessorTransform, quiet
@@ -137,8 +137,7 @@ def _from_folder(folder: Path, spec: str) -> HuggingFaceVision:
     except ModelError:
         raise
     except Exception as error:  # the library raises what it likes on damaged or missing files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{folder} cannot be loaded by transformers ({reason}): copy it again") from error
+        raise ModelError(f"{folder} cannot be loaded by transformers ({first_line(error)}): copy it again") from error
 
 
 def _family(config: Path) -> Family:

@@ -16,7 +16,7 @@ from timm.models import load_model_config_from_hf, load_state_dict_from_hf
 from timm.models._hub import load_model_config_from_path
 from torch import Tensor, nn
 
-from modalign.errors import ModelError
+from modalign.errors import ModelError, first_line
 from modalign.models.folder import read_json
 from modalign.models.hub import asking_hub, commit_of
 from modalign.models.vision import VisionEncoder
@@ -124,9 +124,8 @@ def _filled(
         convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
         converted = dict(weights) if convert is None else convert(dict(weights), module)
     except Exception as error:  # a configuration and a checkpoint's names are free text to the library
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{path} cannot be read as timm's {architecture} ({reason}): name what it was made with"
+            f"{path} cannot be read as timm's {architecture} ({first_line(error)}): name what it was made with"
         ) from error
     heads = module.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
     heads = (heads,) if isinstance(heads, str) else tuple(heads)

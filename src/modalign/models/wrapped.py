@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from modalign.errors import ModelError
 from modalign.models.dual_encoder import DualEncoder, TowerName
 from modalign.models.folder import model_folder, read_record
+from modalign.models.upcast import upcast
 from modalign.models.weights import fill, read_weights, write_weights
 
 WEIGHTS = "model.safetensors"
@@ -102,7 +103,7 @@ class Wrapped(DualEncoder):
     def _project(self, tower: TowerName, hidden: Tensor) -> Tensor:
         if tower in self._projections:
             hidden = self._last(tower)(hidden)
-        return hidden.float() if hidden.dtype in (torch.float16, torch.bfloat16) else hidden
+        return upcast(hidden)
 
     def _last(self, tower: TowerName) -> nn.Module:
         layer: nn.Module = self.network.get_submodule(self._projections[tower])

@@ -6,10 +6,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modalign.objectives.full_precision import full_precision
+from modalign.objectives.modality_gap import geometry_gap
 from modalign.objectives.validation import require_pairs
 
 
-@full_precision
 def in_modal_consistency(image: Tensor, text: Tensor) -> Tensor:
     """How much the pictures' similarities differ from those of their captions.
 
@@ -27,9 +27,7 @@ def in_modal_consistency(image: Tensor, text: Tensor) -> Tensor:
 
     Source: CyCLIP, arXiv 2205.14459.
     """
-    require_pairs(image=image, text=text)
-    image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
-    return (image @ image.T - text @ text.T).square().mean()
+    return geometry_gap(image, text)
 
 
 @full_precision

@@ -6,13 +6,12 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modalign.data.pictures import Picture
 from modalign.errors import OutputError
-from modalign.report import wording
+from modalign.report import template, wording
 from modalign.report.examples import thumbnail
 
 if TYPE_CHECKING:
@@ -107,23 +106,19 @@ def write(found: Contrast, page: Path, environment: Mapping[str, Any]) -> None:
 
 def render(found: Contrast) -> str:
     """The page as text."""
-    import jinja2
-
-    package = resources.files("modalign.report")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: package.joinpath(name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     specs = [found.student.spec] + ([found.against.spec] if found.against else [])
     cards = [_card(pair, found) for pair in found.pairs]
     apart = None
     if found.against is not None and found.pairs:
         apart = sum(pair.against is not None and pair.against.rank < pair.student.rank for pair in found.pairs)
-    return environment.get_template("contrast.html").render(
-        found=found, headline=_headline(found), specs=specs, rows=_rows(found), cards=cards, apart=apart
+    return template.render(
+        "contrast.html",
+        found=found,
+        headline=_headline(found),
+        specs=specs,
+        rows=_rows(found),
+        cards=cards,
+        apart=apart,
     )
 
 

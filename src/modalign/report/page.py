@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from shlex import quote
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from modalign.report import (
     figures,
     published,
     similarity,
+    template,
     verdict,
     wording,
 )
@@ -66,21 +66,9 @@ def render(run: RunFolder) -> str:
     Args:
         run: what could be read of the folder.
     """
-    import jinja2
-
-    package = resources.files("modalign.report")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: package.joinpath(name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = (wording.percent, wording.points, wording.tolerated, wording.number, wording.signed, wording.duration)
-    for shown in filters:
-        environment.filters[shown.__name__] = shown
     tables = _tolerantly(run, "evaluation.json", lambda: verdict.task_tables(run.evaluation)) or []
-    return environment.get_template("page.html").render(
+    return template.render(
+        "page.html",
         run=run,
         absent=run.absent,
         summary=_summary(run),

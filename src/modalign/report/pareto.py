@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from modalign.errors import OutputError
 from modalign.evaluation.results import SHARE
 from modalign.gap import Measure
-from modalign.report import gap_quality, wording
+from modalign.report import gap_quality, template, wording
 from modalign.report.figures import BLUE, FAINT, GREEN, INK, MUTED, ORANGE, SKY, VARIABLES, Chart, _figure, _svg
 from modalign.sweeping import writing
 from modalign.sweeping.front import Setting, pareto, wins
@@ -81,16 +80,6 @@ def write(sweep: Sweep) -> None:
 
 def render(sweep: Sweep) -> str:
     """The page as text."""
-    import jinja2
-
-    package = resources.files("modalign.report")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: package.joinpath(name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     known = metrics(sweep)
     marks = _marks(sweep)
     main = [metric for metric in known if is_main(metric.name)] or known
@@ -101,7 +90,8 @@ def render(sweep: Sweep) -> str:
     ]
     rows = [_row(setting, marks, known) for setting in _shown(sweep)]
     between = [_row(setting, marks, known) for setting in sweep.settings if 0 < setting.weight < 1]
-    return environment.get_template("pareto.html").render(
+    return template.render(
+        "pareto.html",
         sweep=sweep,
         headline=_headline(sweep),
         facts=_facts(sweep),

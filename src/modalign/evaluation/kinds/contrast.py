@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -95,9 +96,9 @@ class Contrast(Judged):
 
     said: ClassVar[str] = "as written"
 
+    @abstractmethod
     def outcomes(self, image: Tensor, text: Tensor) -> dict[str, NDArray[np.float64]]:
         """N×per×d and N×per×2×d features (own caption first) → name → N outcomes."""
-        raise NotImplementedError
 
     def metric(
         self, context: Context, name: str, values: NDArray[np.float64], clusters: Any, strata: NDArray[np.int64]
