@@ -260,7 +260,7 @@ def _share(run: Outcomes, measure: str, name: str, than: str) -> Interval:
     if measure in RATIOS:
         found = normalised(run[than].pairs, run[name].pairs)[measure]
         assert found.interval is not None
-        return (found.value, *found.interval)  # type: ignore[return-value]
+        return (found.value, *found.interval)
     start = run[than].gap[measure][0]
     value, low, high = (number / start for number in run[name].gap[measure])
     return value, low, high
@@ -469,8 +469,9 @@ def main() -> None:
     setting = small_clip.setting_of(arguments)
     needed = {name for claim in claims for name in claim.needs}
     trained, captioned = [name for name in VARIANTS if name in needed], captioned_for(claims)
-    for seed in range(arguments.seeds):  # frozen networks first, once for all processes
-        small_clip.base(setting, seed, TrunkMemo())
+    memo = TrunkMemo()  # of the pictures to pre-train on, which no store holds
+    for seed in range(arguments.seeds):
+        small_clip.base(setting, seed, memo)
     work = partial(one_seed, setting=setting, trained=trained, captioned=captioned)
     with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
         runs = list(pool.map(work, range(arguments.seeds)))
