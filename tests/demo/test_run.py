@@ -51,6 +51,8 @@ def test_the_table_tells_of_the_target_only_where_there_is_one() -> None:
         "zero_shot.acc1",
         *(f"retrieval.{way}_{rank}" for way in ("image_to_text", "text_to_image") for rank in ("r1", "r10")),
         "knn.acc1",
+        "linear_probe.acc1",
+        "clustering.ari",
     ]
     gap = {"measures": {"centroid_gap": {"value": 0.5}, "distribution_gap": {"value": 1.0}}}
     record = {
@@ -81,6 +83,8 @@ def test_the_whole_story_runs_and_is_reused(
     assert "not OpenAI's" in first.splitlines()[0]
     for told in (
         "CC BY-SA 4.0",
+        "linear probe accuracy",
+        "joint clustering, ARI",
         "mean-centring",
         "contrastive",
         "centroid gap",

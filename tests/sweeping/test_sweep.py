@@ -14,7 +14,7 @@ import yaml
 
 import modalign
 from modalign.console import Reporter
-from modalign.errors import InterruptedRunError, OutputError, RecipeError
+from modalign.errors import DataError, InterruptedRunError, OutputError, RecipeError
 from modalign.evaluation.results import Results
 from modalign.evaluation.tasks import evaluate
 from modalign.features import TrunkMemo
@@ -223,6 +223,7 @@ def test_refusals_come_before_anything_runs(settings: Settings, tmp_path: Path, 
         assert "\n" not in str(caught.value) and not out.exists()
 
     refused(RecipeError, "add --eval retrieval", evaluation__tasks=None)
+    refused(DataError, "no-such-folder", evaluation__tasks=["retrieval:no-such-folder"])
     refused(RecipeError, r"optimizer\.lrr", {"optimizer.lrr": [1]})
     refused(RecipeError, "--pick", pick="best retrieval.r1")
     refused(RecipeError, "outside 0", interpolate=[2])

@@ -12,10 +12,11 @@ from modalign.console import Reporter
 from modalign.demo import data
 from modalign.demo.model import base_model, location
 from modalign.demo.packages import LICENCES
+from modalign.evaluation.suites import SUITES
 from modalign.models.dual_encoder import DualEncoder
 from modalign.recipe import Recipe
 
-TASKS = ["zero-shot:demo:test", "retrieval:demo:test", "knn:demo:test"]
+TASKS = list(SUITES["demo"].tasks)
 
 # Chosen on a part of the `refine` split held out by concept, 3 seeds each, never on `test`: batches of 32, 64 or 128,
 # rates of 1e-4, 3e-4 or 1e-3, and 1, 5 or 10 epochs (CLIP-Refine's gap rises first and is below its start at 10 only).
@@ -41,6 +42,8 @@ _SHOWN = {
     "retrieval.image_to_text_r10": "image → text R@10, %",
     "retrieval.text_to_image_r10": "text → image R@10, %",
     "knn.acc1": "image k-NN accuracy, %",
+    "linear_probe.acc1": "linear probe accuracy, %",
+    "clustering.ari": "joint clustering, ARI × 100",
 }
 _AGREEMENT = {"kernel_loss": "kernel loss to the target", "cka": "CKA with the target", "mutual_knn": "mutual 10-NN"}
 
@@ -217,18 +220,24 @@ def _conclude(record: dict[str, Any], method: str, report: Path, seconds: float)
 def _explain_tasks(record: dict[str, Any]) -> None:
     for task in record["before"]["tasks"]:
         facts = task["protocol"]
-        if task["task"] == "knn":
-            print(f"k-NN on the same {facts['samples']} pictures: the vote of the {facts['k']} nearest of the others")
-        elif task["task"] == "zero_shot":
-            print(
-                f"\nZero-shot on held-out concepts: {facts['samples']} pictures, {facts['classes']} classes, "
-                f"chance {100 / facts['classes']:.1f} %, prompt {facts['templates'][0]!r}"
-            )
-        else:
-            print(
-                f"Retrieval on held-out concepts: {facts['samples']} pictures, chance R@1 "
-                f"{100 / facts['samples']:.1f} %, R@10 {1000 / facts['samples']:.1f} %"
-            )
+        pictures = facts["samples"]
+        match task["task"]:
+            case "zero_shot":
+                print(
+                    f"\nZero-shot on held-out concepts: {pictures} pictures, {facts['classes']} classes, "
+                    f"chance {100 / facts['classes']:.1f} %, prompt {facts['templates'][0]!r}"
+                )
+            case "retrieval":
+                print(
+                    f"Retrieval on held-out concepts: {pictures} pictures, chance R@1 {100 / pictures:.1f} %, "
+                    f"R@10 {1000 / pictures:.1f} %"
+                )
+            case "knn":
+                print(f"k-NN on the labelled pictures: the vote of the {facts['k']} nearest of the others")
+            case "linear_probe":
+                print(f"Linear probe: learned on half of each class, judged on the other {pictures} pictures")
+            case "clustering":
+                print(f"Joint clustering: k-means of {pictures} pictures and their captions against their classes")
 
 
 def table(record: dict[str, Any], method: str) -> list[list[str]]:

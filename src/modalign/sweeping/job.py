@@ -15,7 +15,7 @@ import torch
 from modalign import run_folder
 from modalign.console import Reporter
 from modalign.errors import InterruptedRunError, OutputError, RecipeError
-from modalign.evaluation.suite import parse_task
+from modalign.evaluation.suite import parse_task, prepare
 from modalign.sweeping import machine, picking, workers
 from modalign.sweeping.interpolating import curve
 from modalign.sweeping.picking import Rule
@@ -61,6 +61,9 @@ class Job:
                 raise RecipeError(
                     "a sweep sets the tasks against the gap, which is measured on pairs: add --eval retrieval:SPEC"
                 )
+        judged = {point.recipe.evaluation.model_dump_json(): point.recipe for point in self.points}
+        for recipe in judged.values():  # what no run could be judged on is told once, before the first
+            prepare(recipe.evaluation.tasks, max_bad=recipe.data.max_bad, **recipe.evaluation.reading)
         self.shared = Shared(self.out, self.weights)
         self.failed: dict[str, str] = {}
         self.done = 0

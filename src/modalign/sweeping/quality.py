@@ -88,6 +88,11 @@ class Quality:
     @property
     def sentence(self) -> str:
         """The outcome in plain words."""
+        if self.runs < FEWEST_RUNS:
+            return (
+                f"Over {self.checkpoints} checkpoints ({_counted(self.runs, 'run')} and the model before) it cannot be "
+                f"told which gap measure predicts quality: that needs at least {FEWEST_RUNS} runs."
+            )
         best = self.ranked[0]
         value, interval = self.mean_r2[best]
         text = (
@@ -109,8 +114,6 @@ class Quality:
             text += (
                 f": R² {ends[0]} against {ends[1]}, a difference of {_signed(self.lead[0])}{_interval(self.lead[1])}"
             )
-        if self.runs < FEWEST_RUNS:
-            text += f"; intervals need at least {FEWEST_RUNS} runs"
         return f"{text}."
 
     def to_dict(self) -> dict[str, Any]:
