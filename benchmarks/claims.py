@@ -64,8 +64,9 @@ TRANSFORMS: dict[str, transforms.Transform] = {
     "CCA": transforms.CCA(),
     "drop 8 dimensions": transforms.DropDimensions(k=8),
 }
-CAPTIONED = (CENTRING, "Procrustes")
+CAPTIONED = (CENTRING,)
 """Transforms that are captioned from: a decoder is trained for each, which takes longer than all the rest."""
+DECODER_EPOCHS = 50
 LESS_IS_MORE = ("gap.", "target.kernel_loss")
 Interval = tuple[float, float, float]
 """Estimate, low, high."""
@@ -122,7 +123,7 @@ class Bench:
         return cls(
             setting,
             suites.prepare([*setting.tasks, *(f"{kind}:{setting.test}" for kind in kinds)]),
-            suites.prepare([f"captioning[corpus={corpus}]:{retrieval}"]),
+            suites.prepare([f"captioning[corpus={corpus},epochs={DECODER_EPOCHS}]:{retrieval}"]),
         )
 
     @property
