@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import modalign
 from modalign import methods
+from modalign.cli import app
 from modalign.errors import DataError, ModelError, RecipeError
 from modalign.objectives import feature_anchor, kernel_alignment
 from modalign.objectives.kernels import PolynomialKernel
+from modalign.training import bare
+from tests.tiny import tiny_open_clip, write_pairs
 
 
 @pytest.fixture
@@ -74,7 +78,8 @@ def test_the_map_is_resumed_and_held_out_rows_are_validated(files: tuple[str, st
     ("settings", "told"),
     [
         ({"train": "full"}, "train: projection"),
-        ({"method": "clip-refine"}, "use kuea"),
+        ({"method": "clip-refine"}, "use .*kuea"),
+        ({"method": methods.Kuea(tower="text")}, "does not train an image tower on a target's"),
         ({"target": "demo"}, "vectors are aligned with vectors"),
         ({"evaluation__tasks": ["retrieval:demo"]}, "leave them out"),
     ],
@@ -96,3 +101,86 @@ def test_files_that_do_not_fit_are_named(files: tuple[str, str], tmp_path: Path)
         with pytest.raises((RecipeError, DataError), match=told) as caught:
             refine((files[0], f"vectors:{tmp_path / name}.npy"), tmp_path / f"run-{name}")
         assert "\n" not in str(caught.value)
+
+
+def test_the_methods_that_are_named_are_those_that_work() -> None:
+    def works(name: str) -> bool:
+        try:
+            bare.refuse_method(methods.from_config({"name": name}))
+        except RecipeError:
+            return False
+        return True
+
+    assert {name for name in methods.METHODS if works(name)} == set(bare.WORKS)
+
+
+@pytest.mark.parametrize("method", bare.WORKS)
+def test_every_named_method_runs(files: tuple[str, str], tmp_path: Path, method: str) -> None:
+    assert refine(files, tmp_path / "run", method=method, epochs=1).model.embed_dim == 6
+
+
+def test_two_stores_are_aligned_row_by_row_whatever_their_order(place: Path, tmp_path: Path) -> None:
+    """A run on stores and one on the .npy files of the same rows give one map."""
+    write_pairs(tmp_path / "other", n=10, seed=1)
+    student = modalign.embed(f"{place / 'clip'}", f"{place / 'pairs'}", out=tmp_path / "s", towers=["image"])
+    vision = modalign.load_vision(tiny_open_clip(tmp_path / "vision", seed=3))
+    turned = modalign.images(place / "pairs")
+    turned = modalign.data.sources.Images(turned.spec, turned.rows[::-1])
+    target = modalign.embed(vision, turned, out=tmp_path / "t", batch_size=4)
+    assert student.image is not None and target.image is not None
+    student.image.save_npy(tmp_path / "s.npy")
+    np.save(tmp_path / "t.npy", target.image.numpy()[::-1])
+    names = {name: f"vectors:{tmp_path / name}" for name in ("s", "t", "s.npy", "t.npy")}
+    given = {"data__batch_size": 5, "epochs": 2}
+    expected = refine((names["s.npy"], names["t.npy"]), tmp_path / "files", **given).model.fingerprint
+    settings = {"method": methods.Kuea(learn_kernel=False, gamma=0.1, coef0=1.0), "train": "projection", **given}
+    settings |= {"optimizer__lr": 1e-3, "optimizer__weight_decay": 0.0, "silent": True}
+    run = modalign.refine(student, "", out=tmp_path / "python", target=target, **settings)  # type: ignore[arg-type]
+    assert run.model.fingerprint == expected
+    assert refine((names["s"], names["t"]), tmp_path / "specs", **given).model.fingerprint == expected
+    modalign.embed(f"{place / 'clip'}", f"{tmp_path / 'other'}", out=tmp_path / "o", towers=["image"])
+    for pair, told in (
+        ((names["s"], names["t.npy"]), "name two stores, or two files"),
+        ((names["s"], f"vectors:{tmp_path / 'o'}"), "rows of different inputs"),
+        ((names["s"], f"vectors:{tmp_path}"), "holds no store of modalign embed"),
+    ):
+        with pytest.raises(DataError, match=told):
+            refine(pair, tmp_path / "refused", **given)
+    modalign.embed(f"{place / 'clip'}", f"{tmp_path / 'other'}", out=tmp_path / "s", towers=["image"])
+    with pytest.raises(DataError, match="rows of 2 data sets, not of one"):
+        modalign.load(names["s"])
+    modalign.embed(f"{place / 'clip'}", f"{tmp_path / 'other'}", out=tmp_path / "o", towers=["text"])
+    with pytest.raises(DataError, match="holds 2 stores; name one"):
+        modalign.load(f"vectors:{tmp_path / 'o'}")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, as clip, and pairs."""
+    root = tmp_path_factory.mktemp("place")
+    tiny_open_clip(root / "clip")
+    write_pairs(root / "pairs", n=10)
+    return root
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate --model VECTORS --task retrieval:pairs",
+        "evaluate --model clip --against VECTORS --task drift:pairs",
+        "gap --model VECTORS --data pairs",
+        "embed --model VECTORS --data pairs --store store",
+        "embed --model VECTORS --data pairs --towers text --store store",
+        "contrast --model VECTORS --target clip --data images:pairs",
+        "probe-batch --model VECTORS --target clip --data images:pairs --sizes 4",
+        "export VECTORS --to open_clip --out exported",
+        "export VECTORS --to transformers --out exported",
+    ],
+)
+def test_a_command_that_needs_a_network_says_that_there_is_none(
+    files: tuple[str, str], place: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    told = CliRunner().invoke(app, command.replace("VECTORS", files[0]).split()).exception
+    assert isinstance(told, ModelError), told
+    assert "holds vectors and no network" in str(told) and "\n" not in str(told)

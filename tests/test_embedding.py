@@ -158,3 +158,14 @@ def test_columns_reach_a_spec_and_are_refused_where_they_name_nothing(clip: str,
         modalign.embed(clip, str(tmp_path / "pairs"), out=tmp_path / "store", towers=["image"], silent=True, **columns)
     with pytest.raises(DataError, match="read already"):
         modalign.embed(clip, modalign.pairs(tmp_path / "pairs", **columns), out=tmp_path / "store", **columns)
+
+
+def test_pictures_alone_are_named_as_refine_names_them(clip: str, data: str, tmp_path: Path) -> None:
+    alone = modalign.embed(clip, f"images:{data}", out=tmp_path, towers=["image"], silent=True)
+    assert len(alone) == 10 and alone.text is None
+    with pytest.raises(DataError, match="reads pictures alone and captions are to be embedded"):
+        modalign.embed(clip, f"images:{data}", out=tmp_path, silent=True)
+    vision = modalign.load_vision(clip)
+    assert len(modalign.embed(vision, f"images:{data}", out=tmp_path, silent=True)) == 10
+    with pytest.raises(ModelError, match="has no text tower to embed"):
+        modalign.embed(vision, data, out=tmp_path, towers=["text"], silent=True)

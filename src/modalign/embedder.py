@@ -200,7 +200,7 @@ class Embedder:
     ) -> tuple[int, dict[int, str], float]:
         """Own blocks through the network; how many rows all processes computed, which they could not read and why,
         own seconds of waiting."""
-        shelf = Shelf(folder, job, self.dtype, self.reporter)
+        shelf = Shelf(folder, encoder.spec, job, self.dtype, self.reporter)
         own = list(enumerate(job.blocks))[self.processes.rank :: self.processes.world]
         total = sum(len(block) for _, block in own)
         batches = [torch.tensor(block).split(self.batch_size) for _, block in own]
@@ -242,15 +242,17 @@ class Embedder:
                         )
                 if not kept and number >= len(job.blocks) - job.retries:
                     continue  # still in vain, and known to be
-                content_table = store_shards.table(contents)
-                shelf.put(number, rows, names=job.names[block], contents=content_table, keys=content_table[good])
+                content_table, read_from = store_shards.table(contents), [wheres[position] for position in kept]
+                shelf.put(
+                    number, rows, read_from, names=job.names[block], contents=content_table, keys=content_table[good]
+                )
         shared = self.processes.gather_objects((shelf.computed, reasons))
         for _, theirs in shared:
             reasons |= theirs
         return sum(count for count, _ in shared), reasons, waited
 
     def _compute_texts(self, folder: StoreFolder, tower: Tower, texts: list[str], keys: Array, job: Missing) -> int:
-        shelf = Shelf(folder, job, self.dtype, self.reporter)
+        shelf = Shelf(folder, tower.spec, job, self.dtype, self.reporter)
         own = list(enumerate(job.blocks))[self.processes.rank :: self.processes.world]
         done, none = 0, store_shards.table([])
         with self.reporter.progress(tower.spec, sum(len(block) for _, block in own), "captions") as update:
@@ -262,7 +264,8 @@ class Embedder:
                         rows.append(_on_cpu(tower.encode(tokens.to(tower.device))))
                     done += len(part)
                     update(done)
-                shelf.put(number, rows, names=none, contents=none, keys=keys[block])
+                said = [repr(texts[position]) for position in block]
+                shelf.put(number, rows, said, names=none, contents=none, keys=keys[block])
         return sum(self.processes.gather_objects(shelf.computed))
 
     def _together(self, decide: Callable[[], T]) -> T:

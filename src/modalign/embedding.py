@@ -10,6 +10,7 @@ import torch
 from modalign.console import Reporter
 from modalign.data import sources
 from modalign.data.feature_store import FeatureStore
+from modalign.data.mixing import IMAGES
 from modalign.data.records import Images, Labelled, Pairs
 from modalign.demo.cache import cache_dir
 from modalign.embedder import Embedder
@@ -51,7 +52,7 @@ def embed(
 
     Args:
         model: a spec for `modalign.load`, a loaded model, or a vision encoder (`modalign.load_vision`).
-        data: a spec (of pairs where captions are to be embedded, else of images), or rows.
+        data: a spec (of pairs where captions are to be embedded, else of images, with or without `images:`), or rows.
         out: where stores lie; None = `$MODALIGN_CACHE/store`. Several models and data sets may share it.
         towers: which sides of a dual encoder. All captions of a picture are embedded.
         part: "features" = raw features; "trunk" = the inputs of the projections.
@@ -83,16 +84,22 @@ def embed(
     encoder = load(model).to(resolve(device)) if isinstance(model, str) else model
     if isinstance(encoder, DualEncoder):
         sides = {tower: Tower(encoder, tower, part) for tower in towers}
+    elif "image" not in towers:
+        raise ModelError(f"{encoder.spec} has no text tower to embed; leave towers out, or name a model of two towers")
     elif part == "features":
         sides = {}
     else:
         raise ModelError(f"{encoder.spec} has no projection apart from its trunk; leave part as 'features'")
     if text_column is not None and "text" not in sides:
         raise DataError("no captions are embedded here, so a text column names nothing; leave it out")
+    if isinstance(data, str) and data.startswith(IMAGES) and "text" in sides:
+        raise DataError(
+            f"{data} reads pictures alone and captions are to be embedded; name pairs, or embed images only"
+        )
     if isinstance(data, str) and "text" in sides:
         data = sources.pairs(data, image_column=image_column, text_column=text_column, max_bad=max_bad)
     elif isinstance(data, str):
-        data = sources.images(data, image_column=image_column, max_bad=max_bad)
+        data = sources.images(data.removeprefix(IMAGES), image_column=image_column, max_bad=max_bad)
     elif image_column is not None or text_column is not None:
         raise DataError(f"{data.spec} is read already, so columns name nothing; leave them out")
     embedder = Embedder(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,7 @@ from modalign.data.store_folder import StoreFolder
 from modalign.data.store_lookup import NOTHING, look_up
 from modalign.data.store_shards import Array, size_text
 from modalign.encoders import Tower
-from modalign.errors import DataError, OutputError
+from modalign.errors import DataError, ModelError, OutputError
 
 BLOCK = 1024
 """Rows in a shard, at least: what a kill can cost."""
@@ -129,33 +130,45 @@ class Shelf:
 
     Args:
         folder: the store.
+        spec: of the network, for messages.
         missing: what is computed.
         dtype: how rows are stored, None = as computed.
         reporter: told the size.
     """
 
-    def __init__(self, folder: StoreFolder, missing: Missing, dtype: torch.dtype | None, reporter: Reporter) -> None:
-        self.folder, self.missing, self.dtype, self.reporter = folder, missing, dtype, reporter
+    def __init__(
+        self, folder: StoreFolder, spec: str, missing: Missing, dtype: torch.dtype | None, reporter: Reporter
+    ) -> None:
+        self.folder, self.spec, self.missing, self.dtype, self.reporter = folder, spec, missing, dtype, reporter
         self.computed = 0
         self._announced = False
 
-    def put(self, number: int, rows: list[Tensor], *, names: Array, contents: Array, keys: Array) -> None:
+    def put(
+        self, number: int, rows: list[Tensor], told: Sequence[str], *, names: Array, contents: Array, keys: Array
+    ) -> None:
         """Stores one block as a shard.
 
         Args:
             number: of the block.
             rows: its batches, each K×w on the CPU.
+            told: what each row is of, for messages.
             names: of its pictures.
             contents: of its pictures, in the same order.
             keys: what each row is known by.
 
         Raises:
+            ModelError: a feature is not finite.
             DataError: a feature does not fit the stored format.
             OutputError: the disk is too small.
         """
         stacked = torch.cat(rows) if rows else torch.empty(0, 0)
+        bad = (~stacked.isfinite()).any(1).nonzero().flatten().tolist()
+        if bad:
+            raise ModelError(
+                f"{self.spec} gives NaN or infinity for {told[bad[0]]}; check the model's weights and precision"
+            )
         stored = stacked.to(self.dtype) if self.dtype is not None else stacked
-        if stored.dtype != stacked.dtype and not torch.equal(stored.isfinite(), stacked.isfinite()):
+        if not stored.isfinite().all():
             raise DataError("a feature is too large for float16; store it as fp32")
         if not self._announced and len(stored):
             self._announce(stored.shape[1] * stored.element_size() + 3 * store_shards.DIGEST)

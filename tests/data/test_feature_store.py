@@ -512,3 +512,19 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, pairs:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         images(tmp_path / "file" / "store", pairs)
+
+
+def test_a_place_where_no_folder_can_be_is_refused_at_once(pairs: Pairs) -> None:
+    """Making it fails with the error of a folder that was removed meanwhile, which is tried again."""
+    with pytest.raises(OutputError, match=r"/proc/none/.* cannot be written"):
+        images(Path("/proc/none"), pairs)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_rows_that_are_not_finite_are_never_stored(tmp_path: Path, pairs: Pairs, value: float) -> None:
+    model = ToyEncoder()
+    encode = model.project_image
+    model.project_image = lambda hidden: encode(hidden).index_fill(0, torch.tensor([1]), value)  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match=r"gives NaN or infinity for list:3; check the model's"):  # list:2 is list:1
+        images(tmp_path / "store", pairs, model)
+    assert not shards(tmp_path / "store")

@@ -88,6 +88,31 @@ def test_weights_that_cannot_be(weights: tuple[Any, Any], named: str) -> None:
         mix([(made("/a", 5), weights[0]), (made("/b", 5), weights[1])])
 
 
+def test_pictures_alone_are_mixed_and_drawn_like_pairs(tmp_path: Path) -> None:
+    for name, count in (("a", 7), ("b", 5)):
+        write_pairs(tmp_path / name, n=count, seed=count)
+    parts = [{"spec": f"images:{tmp_path / name}", "weight": weight} for name, weight in (("a", 3), ("b", 1))]
+    mixed = read(load_recipe(None, data__train=parts).data.train)
+    pairs = mix([(modalign.pairs(tmp_path / "a"), 3), (modalign.pairs(tmp_path / "b"), 1)])
+    in_python = modalign.mix([(modalign.images(tmp_path / "a"), 3), (modalign.images(tmp_path / "b"), 1)])
+    assert mixed.captions == [] and mixed.paths == pairs.paths and in_python == mixed
+    for ours, theirs in zip(visits(mixed, 0, 9), visits(pairs, 0, 9), strict=True):
+        assert torch.equal(ours.rows, theirs.rows) and not len(ours.captions)
+
+
+def test_pairs_beside_pictures_alone_lose_their_captions(tmp_path: Path) -> None:
+    """A method that reads no captions can train on both; one that does is told that there are none."""
+    write_pairs(tmp_path / "a", n=4)
+    write_pairs(tmp_path / "b", n=3, seed=1)
+    parts = [{"spec": f"images:{tmp_path / 'a'}"}, {"spec": str(tmp_path / "b")}]
+    mixed = read(load_recipe(None, data__train=parts).data.train, text_column="text")
+    assert len(mixed) == 7 and mixed.captions == [] and len(visits(mixed, 0, 3)) == 3
+    with pytest.raises(DataError, match="text_column = 'text' names nothing"):
+        read(load_recipe(None, data__train=parts[:1]).data.train, text_column="text")
+    with pytest.raises(DataError, match="reads pictures alone, so a text column"):
+        read(load_recipe(None, data__train=[{**parts[0], "text_column": "text"}]).data.train)
+
+
 def test_mixtures_are_not_mixed_again() -> None:
     mixed = mix([(made("/a", 5), 1), (made("/b", 5), 1)])
     with pytest.raises(DataError, match="is a mixture itself"):

@@ -47,13 +47,25 @@ def refusal(spec: str | Path) -> str:
     return message
 
 
-@pytest.mark.parametrize("prefix", ["", "visual.", "module.", "module.visual.", "model.visual.", "visual.module."])
-@pytest.mark.parametrize("nested", [None, "state_dict", "model"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "visual.",
+        "module.",
+        "module.visual.",
+        "model.visual.",
+        "visual.module.",
+        "clip.visual.",
+        "clip_model.visual.",
+    ],
+)
+@pytest.mark.parametrize("nested", [None, "state_dict", "model", "model_state_dict"])
 def test_names_and_nesting(
     folders: dict[str, Path], other: OpenClip, prefix: str, nested: str | None, tmp_path: Path
 ) -> None:
     state = {prefix + name: tensor for name, tensor in bare(other).items()}
-    torch.save({nested: state, "epoch": 1} if nested else state, tmp_path / "t.pt")
+    torch.save({nested: state, "epoch": 1} if nested else state | {"epoch": 1}, tmp_path / "t.pt")
     base = load(folders["clip"])
     model = load(f"{folders['clip']}+visual@{tmp_path / 't.pt'}")
     tokens = model.tokenize(CAPTIONS)
@@ -134,6 +146,21 @@ def test_an_export_needs_neither_base_nor_file(folders: dict[str, Path], other: 
     assert load(exported).fingerprint == load(spec).fingerprint
 
 
+@pytest.mark.parametrize("form", ["folder", "open_clip", "hf"])
+def test_as_a_vision_encoder(folders: dict[str, Path], other: OpenClip, form: str, tmp_path: Path) -> None:
+    base = load(folders["clip"])
+    assert isinstance(base, OpenClip)
+    to_transformers(base).save(tmp_path / "hf")
+    torch.save(bare(other), tmp_path / "t.pt")
+    specs = {"folder": folders["clip"], "open_clip": f"open_clip:local-dir:{folders['clip']}", "hf": tmp_path / "hf"}
+    spec = f"{'hf:' if form == 'hf' else ''}{specs[form]}+visual@{tmp_path / 't.pt'}"
+    vision = modalign.load_vision(spec)
+    assert vision.spec == spec
+    assert (vision.encode(pixels()) - other.encode_image(pixels())).abs().max() < 1e-5
+    with pytest.raises(ModelError, match="write timm:<name>@"):
+        modalign.load_vision(f"timm:test_vit+visual@{tmp_path / 't.pt'}")
+
+
 def test_what_does_not_fit_is_named_with_the_probable_base(
     folders: dict[str, Path], other: OpenClip, tmp_path: Path
 ) -> None:
@@ -158,6 +185,25 @@ def test_what_does_not_fit_is_named_with_the_probable_base(
     assert "holds no image tower, only positional_embedding, text_projection, logit_scale and" in told(text)
     theirs = to_transformers(other).module.state_dict()
     assert "Its names are those of transformers" in told({n: t for n, t in theirs.items() if n.startswith("vis")})
+
+
+@pytest.mark.parametrize("layout", ["openai", "transformers"])
+def test_numbers_that_cannot_be_weights_are_named(
+    folders: dict[str, Path], other: OpenClip, layout: str, tmp_path: Path
+) -> None:
+    """Over both families, where the file's names are the base's and where they are not."""
+    base = load(folders["clip"])
+    assert isinstance(base, OpenClip)
+    to_transformers(base).save(tmp_path / "hf")
+    spec, state = {"openai": str(folders["clip"]), "transformers": f"hf:{tmp_path / 'hf'}"}[layout], bare(other)
+    for value, told in (
+        (state["proj"].int(), "visual.proj is int32 in the file and float32 in"),
+        (torch.full_like(state["proj"], float("nan")), "visual.proj holds NaN"),
+        (state["proj"].index_fill(0, torch.tensor([3]), float("inf")), "visual.proj holds NaN or infinity"),
+    ):
+        torch.save(state | {"proj": value}, tmp_path / "t.pt")
+        message = refusal(f"{spec}+visual@{tmp_path / 't.pt'}")
+        assert message.startswith(f"{tmp_path / 't.pt'}: {told}")
 
 
 def test_files_that_are_not_there_or_no_weights(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -438,6 +438,10 @@ def test_a_timm_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     _refused(f"timm:test_vit@{tmp_path / 'bad.pth'}", "run code when it is read")
 
 
+def test_a_bare_folder_of_an_image_network_is_told_its_prefix(folders: dict[str, Path]) -> None:
+    _refused(str(folders["dinov2"]), f"write hf:{folders['dinov2']}$")
+
+
 def test_specs_of_no_kind(tmp_path: Path) -> None:
     _refused("tim:vit_small_patch14_dinov2", r"did you mean timm:vit_small_patch14_dinov2\?")
     _refused(str(tmp_path / "nowhere"), "there is no vision model")

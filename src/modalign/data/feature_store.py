@@ -136,6 +136,11 @@ class FeatureStore:
         return self._main.dim
 
     @property
+    def spec(self) -> str:
+        """`vectors:<folder>`, as `modalign.refine` reads it: the rows of the pictures, else of the captions."""
+        return f"vectors:{self._main.folder.path}"
+
+    @property
     def _main(self) -> Rows:
         rows = self.image if self.image is not None else self.text
         assert rows is not None

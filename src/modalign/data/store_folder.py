@@ -26,6 +26,8 @@ from modalign.errors import OutputError
 
 log = logging.getLogger("modalign")
 RECORD = "store.json"
+ATTEMPTS = 100
+"""How often a folder is made that others remove at once."""
 
 
 class StoreFolder:
@@ -225,16 +227,24 @@ def _heads(keys: Array) -> Array:
 
 def _open(folder: Path) -> IO[str]:
     """Makes the folder and says that it is in use, for as long as the file returned is open."""
-    while True:
+    for _ in range(ATTEMPTS):
         try:
             folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        try:
             held = (folder / ".use").open("a")
         except FileNotFoundError:  # removed between the two
             continue
         except OSError as error:
-            raise OutputError(f"{folder} cannot be written ({error.strerror}); choose another store") from None
+            raise _unwritable(folder, error) from None
         fcntl.flock(held, fcntl.LOCK_SH)
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(held.fileno()), os.stat(folder / ".use")):  # noqa: PTH116 - a pair
                 return held
         held.close()  # it was removed while we waited
+    raise OutputError(f"{folder} is removed whenever it is made ({ATTEMPTS} times); choose another store")
+
+
+def _unwritable(folder: Path, error: OSError) -> OutputError:
+    return OutputError(f"{folder} cannot be written ({error.strerror}); choose another store")

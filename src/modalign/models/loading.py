@@ -26,7 +26,7 @@ def load(spec: str | Path, *, device: torch.device | str = "cpu") -> DualEncoder
               `open_clip:local-dir:<folder>`, `open_clip:hf-hub:<owner>/<name>[@revision]`;
             - `hf:<owner>/<name>[@revision]` or `hf:<folder>`: a transformers `CLIPModel` or `SiglipModel`;
             - a folder: a run, a saved model, an open_clip or a transformers folder;
-            - `vectors:<file>.npy`: stored vectors under a linear map, with no network at all;
+            - `vectors:<file>.npy` or `vectors:<folder of a store>`: stored vectors under a linear map, no network;
             - `demo` or `demo:<seed>`: the embedded default;
             - any of these followed by `+visual@<file>`: a checkpoint of the image tower alone, over that base.
         device: where the network goes.

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 MARK = "+visual@"
 
-WRAPPERS = ("module.", "model.", "_orig_mod.")
-"""What data-parallel training, Lightning and `torch.compile` put before every name."""
+WRAPPERS = ("module.", "model.", "_orig_mod.", "clip.", "clip_model.")
+"""What data-parallel training, Lightning, `torch.compile` and networks that hold a CLIP put before every name."""
 
 TEXT = re.compile(r"(text|text_model|token_embedding|ln_final|text_projection|text_decoder)(\.|$)")
 """Names of a text tower; a bare `transformer.…` or `positional_embedding` may be of either."""
@@ -58,15 +58,22 @@ def put_tower(model: DualEncoder, file: Path) -> None:
             else the file holds is told and left.
 
     Raises:
-        ModelError: the file cannot be read, or its entries are not those of this tower; names them.
+        ModelError: the file cannot be read, or its entries are not those of this tower or not finite; names them.
     """
     theirs, rest = _image_entries(read_weights(file), file)
     state = model.module.state_dict()
     own = {name: state[name] for name in state if name.startswith(("visual.", "vision_model.", "visual_projection."))}
     renamed = model.family == "transformers" and any(name.startswith("visual.") for name in theirs)
-    told = misfit(theirs, _openai_names(model, own, file) if renamed else own)
+    wanted = _openai_names(model, own, file) if renamed else own
+    told = misfit(theirs, wanted)
     if told:
         raise ModelError(f"{file} does not fit the image tower of {model.spec}: {told}. {_right_base(theirs)}")
+    for name, tensor in theirs.items():
+        if tensor.is_floating_point() != wanted[name].is_floating_point():
+            kinds = f"{_kind(tensor)} in the file and {_kind(wanted[name])} in {model.spec}"
+            raise ModelError(f"{file}: {name} is {kinds}; save the tower's weights as the model has them")
+        if not tensor.isfinite().all():
+            raise ModelError(f"{file}: {name} holds NaN or infinity; pass a checkpoint from before training diverged")
     for name, tensor in (transformers_state(theirs) if renamed else theirs).items():
         own[name].copy_(tensor)
     if rest:
@@ -92,6 +99,10 @@ def _unwrapped(name: str) -> str:
     while name.startswith(WRAPPERS):
         name = name.partition(".")[2]
     return name
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _visual(name: str) -> str:

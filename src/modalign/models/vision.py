@@ -13,8 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from modalign.errors import ModelError, first_line
+from modalign.models.folder import RECORD, read_json
+from modalign.models.tower_file import split_tower
 from modalign.models.upcast import upcast
 from modalign.models.weights import fingerprint
+
+OPEN_CLIP = "open_clip_config.json"
 
 
 class VisionEncoder(ABC):
@@ -154,7 +158,8 @@ def load_vision(spec: str | Path, *, device: torch.device | str = "cpu") -> Visi
               `timm:local-dir:<folder>`, `timm:hf-hub:<owner>/<name>[@revision]`;
             - `hf:<owner>/<name>[@revision]` or `hf:<folder>`: a vision model of transformers (DINOv2, DINOv3, MLCD,
               SigLIP, CLIP, ViT, …; docs/vision.md lists them);
-            - any other spec that `modalign.load` takes, for its image tower: `open_clip:…`, a run, a saved model;
+            - any other spec that `modalign.load` takes, for its image tower: `open_clip:…`, a run, a saved model, any
+              of them or an `hf:` model with `+visual@<file>`;
             - `demo`: EfficientNet-Lite2 (ImageNet), from a package of the `demo` extra.
         device: where the network goes.
 
@@ -166,13 +171,30 @@ def load_vision(spec: str | Path, *, device: torch.device | str = "cpu") -> Visi
     """
     name = str(spec)
     kind, _, rest = name.partition(":")
+    base, tower = split_tower(name)
+    if tower is not None:
+        if kind == "timm":
+            raise ModelError(f"{base} is an image tower itself: write timm:<name>@{tower} for other weights")
+        return _tower(spec).to(device)
     if kind in VISION_KINDS and not isinstance(spec, Path):
         return VISION_KINDS[kind](rest, name).to(device)
     if kind != "open_clip" and not Path(name).expanduser().exists():
         near = difflib.get_close_matches(kind.lower(), (*VISION_KINDS, "open_clip"), n=1)
         told = f"did you mean {near[0]}:{rest}?" if near and rest else "write timm:…, hf:…, open_clip:… or a folder"
         raise ModelError(f"there is no vision model {name!r}: {told}")
+    _refuse_image_network(Path(name).expanduser(), name)
     return _tower(spec).to(device)
+
+
+def _refuse_image_network(folder: Path, name: str) -> None:
+    """A folder of transformers is read as a model of two towers unless its spec says hf:."""
+    from modalign.models.hugging_face_specs import KINDS
+
+    if not (folder / "config.json").is_file() or any((folder / other).is_file() for other in (RECORD, OPEN_CLIP)):
+        return
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in (None, "siglip2", *KINDS):
+        raise ModelError(f"{name} is no model of two towers (model_type {kind!r}): write hf:{name}")
 
 
 def _timm(rest: str, spec: str) -> VisionEncoder:

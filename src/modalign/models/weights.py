@@ -22,7 +22,8 @@ def read_weights(path: Path) -> dict[str, Any]:
     """Reads a checkpoint file into a flat dict of tensors.
 
     `.safetensors` holds tensors only; the others go through `torch.load(weights_only=True)`. A training checkpoint's
-    `state_dict` or `model` entry is taken, and the `module.` prefix of a data-parallel model taken off.
+    `state_dict`, `model_state_dict` or `model` entry is taken, numbers and texts beside tensors are left, and the
+    `module.` prefix of a data-parallel model is taken off.
 
     Args:
         path: the file.
@@ -40,16 +41,17 @@ def read_weights(path: Path) -> dict[str, Any]:
     if path.suffix not in SUFFIXES:
         raise ModelError(f"{path} is no weight file: pass one that ends in {', '.join(SUFFIXES)}")
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
-    for entry in ("state_dict", "model"):
+    for entry in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
             content = content[entry]
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__}, not a state_dict: save `model.state_dict()`")
-    odd = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    plain = (bool, int, float, str, type(None)) if weights else ()
+    odd = [str(name) for name, value in content.items() if not isinstance(value, (Tensor, *plain))]
     if odd or not content:
         told = f"{', '.join(odd[:5])} {'are' if len(odd) > 1 else 'is'} no tensor" if odd else "it is empty"
         raise ModelError(f"{path} holds no plain state_dict ({told}): save `model.state_dict()` alone")
-    weights = {str(name): value for name, value in content.items()}
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
     return weights

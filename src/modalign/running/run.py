@@ -14,6 +14,7 @@ from modalign import methods, models, run_folder
 from modalign import recipe as recipes
 from modalign.console import Reporter
 from modalign.data import mixing
+from modalign.data.feature_store import FeatureStore
 from modalign.data.sources import Images, Pairs
 from modalign.errors import OutputError, RecipeError, first_line
 from modalign.evaluation.gate import Gate
@@ -80,12 +81,12 @@ class Run:
 
 
 def refine(
-    model: str | DualEncoder,
+    model: str | DualEncoder | FeatureStore,
     data: str | Pairs | Images,
     method: str | Method | None = None,
     *,
     out: str | Path,
-    target: str | VisionEncoder | None = None,
+    target: str | VisionEncoder | FeatureStore | None = None,
     resume: bool = False,
     recipe: str | Path | None = None,
     silent: bool = False,
@@ -111,6 +112,8 @@ def refine(
     Raises:
         ModalignError: any of its kinds, in one line that says what to do.
     """
+    model = model.spec if isinstance(model, FeatureStore) else model
+    target = target.spec if isinstance(target, FeatureStore) else target
     spec = model if isinstance(model, str) else model.spec
     if isinstance(data, Images):
         data = mixing.without_captions(data)

@@ -1,4 +1,4 @@
-"""Training on two files of vectors: what takes the place of pictures, captions and frozen networks."""
+"""Training on two sets of vectors: what takes the place of pictures, captions and frozen networks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from modalign.methods.base import Method
 from modalign.models.vectors import KIND, StoredVectors, VectorModel
 from modalign.recipe import Recipe
 from modalign.training.inputs import TrainingSet
+
+WORKS = ("kuea", "feature", "am-radio")
+"""The methods that two sets of vectors are enough for."""
 
 
 def read_target(model: VectorModel, method: Method, recipe: Recipe) -> StoredVectors:
@@ -25,8 +28,7 @@ def read_target(model: VectorModel, method: Method, recipe: Recipe) -> StoredVec
         raise RecipeError(f"train = {recipe.train!r}: {recipe.model} has no tower to train; set train: projection")
     if recipe.evaluation.tasks:
         raise RecipeError(f"evaluation.tasks: {recipe.model} has no network for a task's pictures; leave them out")
-    if method.towers != {"image"} or not method.needs <= {"frozen_image", "target"}:
-        raise RecipeError(f"method {method.name!r} needs more than two sets of vectors; use kuea or feature")
+    refuse_method(method)
     if not (recipe.target or "").startswith(f"{KIND}:"):
         raise RecipeError(
             f"target = {recipe.target!r}: vectors are aligned with vectors; set target: {KIND}:<file>.npy"
@@ -37,7 +39,21 @@ def read_target(model: VectorModel, method: Method, recipe: Recipe) -> StoredVec
             f"{model.spec} has {len(model.vectors):,} rows and {target.spec} {len(target):,}; "
             "row i of both must belong to the same thing"
         )
+    target.follow(model.vectors)
     return target
+
+
+def refuse_method(method: Method) -> None:
+    """Refuses a method that does not train an image tower on its own frozen features and a target's alone.
+
+    Raises:
+        RecipeError: names those that do.
+    """
+    if method.towers != {"image"} or not method.needs <= {"frozen_image", "target"}:
+        raise RecipeError(
+            f"method {method.name!r}, as it is set, does not train an image tower on a target's vectors alone; "
+            f"use {', '.join(WORKS)} on the image tower"
+        )
 
 
 def prepare(model: VectorModel, target: StoredVectors, pairs: Pairs) -> TrainingSet:
