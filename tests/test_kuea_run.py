@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import modalign
 from modalign import methods, models
-from modalign.errors import ModelError, RecipeError
+from modalign.errors import DataError, ModelError, RecipeError
 from tests.tiny import tiny_open_clip, write_pairs
 from tests.tiny_vision import tiny_dinov2
 
@@ -215,3 +217,63 @@ def test_a_killed_run_goes_on_bit_for_bit(made: dict[str, str], tmp_path: Path) 
     assert losses(resumed) == losses(whole)
     for name, tensor in whole.model.module.state_dict().items():
         assert torch.equal(resumed.model.module.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(("method", "fewest"), [("kuea", 2), ({"name": "kuea", "estimator": "v"}, 1)])
+def test_a_last_batch_too_small_for_the_method_is_refused_before_the_first_step(
+    made: dict[str, str], tmp_path: Path, method: Any, fewest: int
+) -> None:
+    settings = {"data__limit": 9, "data__drop_last": False, "epochs": 1}
+    if fewest == 1:
+        assert len(losses(refine(made, tmp_path / "run", method=method, **settings))) == 2
+        return
+    with pytest.raises(RecipeError, match=r"last batch of 1 row is smaller than method 'kuea'.*drop_last=true"):
+        refine(made, tmp_path / "run", method=method, **settings)
+    assert not list((tmp_path / "run").glob("metrics*"))
+
+
+@pytest.mark.parametrize("method", [{"name": "kuea", "fit_kernel": True}, "projection"])
+def test_features_that_nothing_can_be_fitted_to_are_told_in_one_line(
+    made: dict[str, str], tmp_path: Path, method: Any
+) -> None:
+    path = Path(write_pairs(tmp_path / "same", n=8))
+    first = (path / "0000.png").read_bytes()
+    for picture in path.glob("*.png"):
+        picture.write_bytes(first)
+    if method == "projection":  # of equal pictures there is a map; of features that are no numbers there is none
+        network = modalign.load(made["model"])
+        torch.nn.init.constant_(network.module.visual.proj, torch.nan)
+        with pytest.raises(DataError, match=f"method 'projection' cannot be fitted to .*{path}"):
+            refine(made, tmp_path / "run", network, method, data=f"images:{path}")
+        return
+    with pytest.raises(DataError, match=f"method 'kuea' cannot be fitted to .*{path}") as caught:
+        refine(made, tmp_path / "run", method=method, data=f"images:{path}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_group_freezes_the_methods_own_parameter(made: dict[str, str], tmp_path: Path) -> None:
+    frozen = refine(made, tmp_path / "frozen", optimizer__groups=[{"match": r"method\.rho", "freeze": True}])
+    free = refine(made, tmp_path / "free")
+    rho = {
+        run.folder.name: next(
+            float(t)
+            for path in sorted(run.folder.glob("checkpoints/*/state.safetensors"))[-1:]
+            for name, t in load_file(path).items()
+            if name.endswith("rho") and t.numel() == 1 and "exp" not in name
+        )
+        for run in (frozen, free)
+    }
+    begin = math.log(0.191623 / 0.0032)
+    assert rho["frozen"] == pytest.approx(begin, abs=1e-6) and abs(rho["free"] - begin) > 1e-5
+
+
+def test_drift_is_told_of_training_pictures_where_nothing_is_judged(made: dict[str, str], tmp_path: Path) -> None:
+    run = refine(made, tmp_path / "run", epochs=1)
+    record = json.loads((run.folder / "evaluation.json").read_text())
+    assert run.gate is None and record["certificate"]["pictures"] == 40
+    assert "certificate" in run.report.read_text().lower()
+
+
+def test_a_method_without_steps_asks_for_no_batch(made: dict[str, str], tmp_path: Path) -> None:
+    run = refine(made, tmp_path / "run", method="projection", data__batch_size=512)
+    assert (run.folder / "stand_in.safetensors").is_file() or list(run.folder.glob("*.safetensors"))

@@ -269,7 +269,10 @@ def run(
 
 
 def _fitted(student: Tensor, target: Tensor, chosen: Tensor) -> PolynomialKernel:
-    kernel = fit_kernel(student[chosen], target[chosen])
+    try:
+        kernel = fit_kernel(student[chosen], target[chosen])
+    except ValueError as error:
+        raise DataError(f"no kernel can be fitted to these pictures: {error}") from None
     assert isinstance(kernel, PolynomialKernel)
     return kernel
 

@@ -139,13 +139,12 @@ def tidy(folder: Path, recipe: Recipe) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_validation(folder: Path, held: Pairs) -> Path:
-    """Lists the held-out rows as a table of pairs, so that any command can judge on them; returns it."""
+def write_pairs(path: Path, rows: Pairs) -> Path:
+    """Lists rows of a run's data as a table of pairs, so that any command can judge on them; returns the path."""
     lines = (
         json.dumps({"file_name": to_json(row.path), "text": list(row.captions)}, ensure_ascii=False)
-        for row in held.rows
+        for row in rows.rows
     )
-    path = folder / "validation.jsonl"
     write_atomically(path, "".join(line + "\n" for line in lines))
     return path
 

@@ -42,6 +42,7 @@ class Method:
         weight_anchor: λ of the pull λ/2·‖θ − θ_0‖² on the trained weights (L2-SP), which no term can compute from
             embeddings; the loop adds λ(θ − θ_0) to their gradients.
         needs_logit_bias: whether the terms read the model's logit bias, so that a model without one is refused.
+        fewest_rows: of a batch that the terms can be computed of; a last, smaller one is refused beforehand.
         aligning_terms: the names of the terms that move features together, which a curriculum brings in slowly.
         curriculum: α(t) of a method whose aligning terms come in along one; the boundary moves it on at every step.
     """
@@ -50,6 +51,7 @@ class Method:
     towers: frozenset[str] = frozenset({"image", "text"})
     weight_anchor: float = 0.0
     needs_logit_bias: bool = False
+    fewest_rows: int = 1
     aligning_terms: ClassVar[tuple[str, ...]] = ()
     curriculum: Curriculum | None = None
 

@@ -36,6 +36,7 @@ class Combine(Method):
         if not self.methods:
             raise ValueError("methods is empty; combine at least one method")
         self.needs_logit_bias = any(method.needs_logit_bias for method in self.methods)
+        self.fewest_rows = max(method.fewest_rows for method in self.methods)
         self.weight_anchor = sum(method.weight_anchor for method in self.methods)
         self.towers = frozenset.intersection(*(method.towers for method in self.methods))
         if not self.towers:

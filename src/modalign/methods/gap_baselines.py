@@ -101,6 +101,7 @@ class CsAligner(ContrastiveBeside):
     """
 
     name: ClassVar[str] = "cs-aligner"
+    fewest_rows = 2
     aligning_terms = ("cauchy_schwarz",)
 
     cauchy_schwarz: float = 1.0
@@ -152,6 +153,7 @@ class Cua(ContrastiveBeside):
     """
 
     name: ClassVar[str] = "cua"
+    fewest_rows = 2
     aligning_terms = ("align", "uniformity", "cross_uniformity")
 
     align: float = 1.0
@@ -185,6 +187,7 @@ class ModGap(ContrastiveBeside):
     """
 
     name: ClassVar[str] = "modgap"
+    fewest_rows = 2
     aligning_terms = ("true_pair", "centroid_uniformity")
 
     true_pair: float = 1.0

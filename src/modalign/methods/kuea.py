@@ -103,6 +103,7 @@ class Kuea(Method):
         if self.fit_kernel and self.student_kernel == "cosine":
             raise ValueError("fit_kernel has nothing to fit in the cosine kernel; set fit_kernel to false")
         self.towers = frozenset({self.tower})
+        self.fewest_rows = 1 if self.estimator == "v" else 2
         self.weight_anchor = self.anchor_weight if self.anchor == "weights" else 0.0
         self._given = _kernel(self.student_kernel, self.gamma, self.coef0, self.degree, self.bandwidth)
         self._scaled: LearnableKernel | None = None

@@ -139,6 +139,7 @@ class OnCurriculum(Paced):
         self.towers = self.method.towers
         self.weight_anchor = self.method.weight_anchor
         self.needs_logit_bias = self.method.needs_logit_bias
+        self.fewest_rows = self.method.fewest_rows
 
     @property
     def needs(self) -> frozenset[str]:

@@ -61,6 +61,7 @@ class TpcCma(Paced):
     """
 
     name: ClassVar[str] = "tpc-cma"
+    fewest_rows = 2  # a mean of several pairs is taken
     aligning_terms = ("centroid", "distribution", "geometry", "divergence")
 
     form: Literal["cma", "centroid+divergence"] = "cma"

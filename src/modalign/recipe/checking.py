@@ -82,6 +82,11 @@ def _clashes(recipe: Recipe, tree: Mapping[str, Any]) -> Iterator[tuple[str, str
     problem = target_problem(method, recipe)
     if problem:
         yield "target", problem
+    if recipe.train in ("image", "text") and method.towers and recipe.train not in method.towers:
+        other = next(iter(method.towers))
+        yield "train", f"train: {recipe.train} trains a tower that method {method.name!r} leaves alone; use {other}"
+    if recipe.precision == "tf32" and recipe.device == "cpu":
+        yield "precision", "precision: tf32 needs an NVIDIA GPU and device is cpu; use fp32 or bf16"
     if _section(tree, "data").get("train") in ("", []) and not recipe.model.startswith("vectors:"):
         yield "data.train", "data.train is empty; name pairs, such as data.train: ./pairs"
     if isinstance(data.train, str) and data.train:
@@ -119,7 +124,7 @@ def _model(spec: str) -> str:
     if kind == "demo":
         return "" if (rest or "0").isdecimal() else f"{base!r}: the demo takes a whole number as its seed, as in demo:1"
     if kind == "vectors" and colon:
-        return "" if rest and _path(rest).is_file() else f"{base!r}: there is no file {rest}"
+        return "" if rest and _path(rest).exists() else f"{base!r}: there is no file {rest}"
     if kind == "wrapped":
         KINDS[kind](rest, base)  # says why it cannot be loaded
     if _path(base).is_dir():

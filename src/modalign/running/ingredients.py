@@ -111,7 +111,8 @@ def gather(
         target = seen_by(found, model, recipe.target_preprocess).to(place)
     else:
         target = None
-    _check_batches(recipe, pairs, world)
+    if method.towers:  # else there is no step
+        _check_batches(recipe, method, pairs, world)
     asked = recipe.evaluation
     tasks = None
     if asked.tasks:
@@ -151,14 +152,16 @@ def _training_pairs(recipe: Recipe, method: Method, pairs: Pairs | None) -> tupl
     return pairs.subset(fraction=data.fraction, limit=data.limit, seed=recipe.seed, classes=classes), held
 
 
-def _check_batches(recipe: Recipe, pairs: Pairs, world: int) -> None:
-    """Refuses rows that do not make a batch for every process, or not one with every source's share."""
+def _check_batches(recipe: Recipe, method: Method, pairs: Pairs, world: int) -> None:
+    """Refuses rows that do not make a batch for every process, for the method, or with every source's share."""
     size, drop_last = recipe.data.batch_size, recipe.data.drop_last
     order.steps_per_epoch(len(pairs), size, drop_last)
     if pairs.weights:  # the first batch tells whether every source has its share
         order.mixed_batch(recipe.seed, 0, pairs.members, pairs.weights, size, drop_last)
-    if not drop_last and 0 < len(pairs) % size < world:
-        raise RecipeError(
-            f"the last batch of {len(pairs) % size} rows is smaller than the {world} processes; "
-            "set data.drop_last=true or another data.batch_size"
-        )
+    last = 0 if drop_last else len(pairs) % size
+    for fewest, who in ((world, f"the {world} processes"), (method.fewest_rows, f"method {method.name!r} can take")):
+        if 0 < last < fewest:
+            rows = "1 row" if last == 1 else f"{last} rows"
+            raise RecipeError(
+                f"the last batch of {rows} is smaller than {who}; set data.drop_last=true or another data.batch_size"
+            )

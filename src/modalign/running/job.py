@@ -12,6 +12,7 @@ from modalign import environment, run_folder
 from modalign.console import Reporter
 from modalign.data.bad_rows import refuse_above
 from modalign.data.sources import Pairs
+from modalign.errors import DataError
 from modalign.evaluation import suite
 from modalign.evaluation.gate import Gate
 from modalign.evaluation.results import Results
@@ -30,6 +31,8 @@ from modalign.training.loop import Loop
 from modalign.training.trackers import Trackers
 
 SMALLEST_VALIDATION = 20
+CERTIFIED = 1_000
+"""Training pictures whose drift is told where nothing else is judged."""
 
 
 class Job:
@@ -141,7 +144,11 @@ class Job:
         """Gives a method what it computes once, before the first step, of the stored signals."""
         if self.made.method.needs_fit:
             named = {"image": "frozen_image", "text": "frozen_text", "target": "target"}
-            self.made.method.fit({named[name]: rows[:] for name, rows in self.data.features.items()})
+            try:
+                self.made.method.fit({named[name]: rows[:] for name, rows in self.data.features.items()})
+            except ValueError as error:
+                name = self.made.method.name
+                raise DataError(f"method {name!r} cannot be fitted to {self.made.pairs.spec}: {error}") from None
 
     def train(self) -> None:
         """Trains, from the last checkpoint where there is one."""
@@ -214,9 +221,15 @@ class Job:
                 f"warning: no --eval task and {rows}, so nothing will be judged before and after; "
                 "add --eval retrieval:SPEC or set a larger data.validation, such as --set data.validation=0.1"
             )
-        if held is None or len(held.pairs) < SMALLEST_VALIDATION or not self.processes.is_main:
+        if not self.processes.is_main:
             return None
-        listed = run_folder.write_validation(self.out, held.pairs)
+        if held is None or len(held.pairs) < SMALLEST_VALIDATION:
+            if "text" in self.made.method.towers:
+                return None
+            # What cannot have changed is told of training pictures too: the certificate asks nothing of them.
+            sample = self.made.pairs.subset(limit=min(CERTIFIED, len(self.made.pairs)), seed=self.recipe.seed)
+            return suite.prepare([f"drift:images:{run_folder.write_pairs(self.out / 'drift-sample.jsonl', sample)}"])
+        listed = run_folder.write_pairs(self.out / "validation.jsonl", held.pairs)
         return suite.prepare([f"retrieval:{listed}" if held.captions else f"drift:images:{listed}"])
 
     def _save(self) -> None:

@@ -80,7 +80,10 @@ class Loop:
         module = self.method.module()
         if module is not None:
             module.to(self.device)
-        self.method_parameters = dict(module.named_parameters()) if module is not None else {}
+        own = dict(module.named_parameters()) if module is not None else {}
+        for name in optimizer.frozen_by_group([f"method.{name}" for name in own], self.recipe.optimizer):
+            own[name.removeprefix("method.")].requires_grad_(False)
+        self.method_parameters = {name: parameter for name, parameter in own.items() if parameter.requires_grad}
         self.signals = Signals(self.model, self.method, self.scope, self.data, self.recipe, self.processes, self.target)
         self.scope.begin(self.recipe)  # after the signals have copied their teacher
         self.trained: dict[str, nn.Parameter] = self.scope.trained
