@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,6 +152,13 @@ class TestMemory:
         memory = features(9, width=64)
         torch.testing.assert_close(project_on_memory(memory, memory), normalize(memory, dim=-1), atol=1e-4, rtol=0)
 
+    @pytest.mark.parametrize("side", [0, 1])
+    def test_refuses_what_is_not_finite(self, side: int) -> None:
+        both = [features(3), features(4, seed=1)]
+        both[side][1, 2] = math.nan
+        with pytest.raises(DataError, match="check the model's weights and precision"):
+            project_on_memory(*both)
+
     def test_refuses_another_width(self) -> None:
         with pytest.raises(DataError, match="do not fit"):
             project_on_memory(features(2), features(2, width=8))
@@ -230,6 +238,16 @@ class TestTask:
         assert suite.identity != other.identity
         (task,) = other.tasks
         assert [other.strings[i] for i in task.strings.tolist()] == ["caption a", "caption b"]
+
+    def test_a_tower_of_nan_writes_no_captions_and_trains_no_decoder(self, tmp_path: Path) -> None:
+        folder, corpus, kept = write_pairs(tmp_path / "pairs", n=4), tmp_path / "c.txt", tmp_path / "kept"
+        corpus.write_text("a red cat\na blue dog\n")
+        model = modalign.load(tiny_open_clip(tmp_path / "clip"))
+        with torch.no_grad():
+            next(parameter for name, parameter in model.named_parameters("image")).fill_(math.nan)
+        with pytest.raises(DataError, match="check the model's weights and precision"):
+            modalign.evaluate(model, [f"captioning[corpus={corpus},epochs=1,keep={kept}]:{folder}"], gap=False)
+        assert not kept.exists()
 
     def test_needs_a_corpus(self, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=r"captioning\[corpus=FILE\]"):

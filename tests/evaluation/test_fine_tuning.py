@@ -67,6 +67,22 @@ def test_only_the_scope_changes_and_the_model_itself_never_does(
     assert not torch.equal(found.weights, model.logit_scale * head)
 
 
+@pytest.mark.parametrize("scope", ["full", "last:1", "lora", "head"])
+def test_what_trains_of_the_model_and_its_mode_stay_as_they_were(
+    pictures: list[Path], tmp_path: Path, scope: str
+) -> None:
+    model = load(tiny_hf_clip(tmp_path / "clip"))
+    next(model.module.parameters()).requires_grad_(False)
+    before = [parameter.requires_grad for parameter in model.module.parameters()]
+    modes = [module.training for module in model.module.modules()]
+    assert len(set(before)) == 2
+    features, head = torch.randn(len(pictures), model.embed_dim), torch.eye(CLASSES, model.embed_dim)
+    labels = torch.arange(len(pictures)) % CLASSES
+    fine_tune(model, pictures, ["" for _ in pictures], features, labels, head, Budget(scope, epochs=1, batch_size=24))
+    assert [parameter.requires_grad for parameter in model.module.parameters()] == before
+    assert [module.training for module in model.module.modules()] == modes
+
+
 def test_it_starts_at_the_zero_shot_loss_and_learns(model: DualEncoder, pictures: list[Path]) -> None:
     found, head = tuned(model, pictures, Budget("full", epochs=6, batch_size=24, lr=2e-3))
     image = torch.nn.functional.normalize(image_features(model, pictures, [str(p) for p in pictures]).features)

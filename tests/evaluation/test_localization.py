@@ -13,7 +13,10 @@ from PIL import Image
 import modalign
 from modalign.errors import DataError
 from modalign.evaluation.localization import Heads, Recalls, Window, patch_labels, recalls, train_heads
+from modalign.evaluation.pairing import check_comparable
 from modalign.evaluation.panoptic import NOTHING, class_maps
+from modalign.evaluation.results import Metric
+from modalign.evaluation.statistics import bootstrap_interval
 from tests import tiny
 
 CATEGORIES = [
@@ -195,3 +198,41 @@ def test_through_evaluate(tmp_path: Path) -> None:
     other = modalign.evaluate(model, [f"localization[train=train2017,pictures=16,steps=20]:{spec}"]).tasks[0]
     assert other.protocol["samples"] == 60 and other.protocol["training_pictures"] == 16
     assert other.protocol["classes"] == 3
+
+
+def test_the_interval_is_that_of_a_ratio() -> None:
+    """Pictures differ in how many patches a class has: that is no doubt about a recall that is perfect."""
+    random = np.random.default_rng(0)
+    pictures, classes = np.divmod(np.flatnonzero(random.random(400 * 3) < 0.6), 3)
+    wanted = random.integers(1, 60, len(pictures))
+    perfect = Recalls(pictures, classes, wanted, wanted)
+    found = bootstrap_interval(perfect.outcomes, clusters=pictures, strata=classes, average="strata")
+    assert found == pytest.approx((1, 1), abs=1e-12)
+
+    hits = random.binomial(wanted, random.beta(2, 2, len(wanted)))
+    some = Recalls(pictures, classes, hits, wanted)
+    metric = Metric.of("r", some.outcomes, clusters=pictures, strata=classes, average="strata")
+    drawn = []
+    for _ in range(3_000):
+        times = np.bincount(random.integers(0, 400, 400), minlength=400)[pictures]
+        sums = [np.bincount(classes, times * counts) for counts in (hits, wanted)]
+        drawn.append((sums[0] / sums[1]).mean())
+    assert metric.value == pytest.approx(some.macro)
+    np.testing.assert_allclose(np.diff(metric.interval), np.diff(np.quantile(drawn, [0.025, 0.975])), rtol=0.1)
+    np.testing.assert_allclose(metric.interval, np.quantile(drawn, [0.025, 0.975]), atol=0.006)
+
+
+def test_other_training_maps_or_pictures_are_not_compared(tmp_path: Path) -> None:
+    for split in ("val2017", "train2017"):
+        _panoptic(tmp_path, 6, split)
+    model = modalign.load(tiny.tiny_hf_clip(tmp_path / "clip"))
+    task = f"localization[train=train2017,layer=0,steps=2]:coco-panoptic:{tmp_path}@val2017"
+    before = modalign.evaluate(model, [task], resamples=20)
+    check_comparable(before, modalign.evaluate(model, [task], resamples=20))
+    _panoptic(tmp_path, 6, "train2017", seed=3)
+    with pytest.raises(DataError, match=r"training examples differs, .* evaluate both on the same examples"):
+        check_comparable(before, modalign.evaluate(model, [task], resamples=20))
+    _panoptic(tmp_path, 6, "train2017")
+    _panoptic(tmp_path, 6, seed=3)
+    with pytest.raises(DataError, match=r"localization: examples differs"):
+        check_comparable(before, modalign.evaluate(model, [task], resamples=20))

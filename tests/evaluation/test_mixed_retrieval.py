@@ -124,7 +124,7 @@ def test_inner_products_rank_what_nnn_gives() -> None:
         ({"judged": torch.tensor([0, 1])}, "M×2"),
         ({"grades": torch.tensor([1.0, 0.0])}, "not above 0"),
         ({"ks": (0,)}, "from 1"),
-        ({"queries": torch.tensor([[1.0, math.nan, 0], [1, 0, 0]])}, "query 0 holds NaN"),
+        ({"queries": torch.tensor([[1.0, math.nan, 0], [1, 0, 0]])}, "check the model's weights and precision"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(change: dict, told: str) -> None:

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from modalign.evaluation.published import Protocol, Published, beside, data_set_of, published
+from modalign.evaluation.linear_probe import RULES
+from modalign.evaluation.published import AVERAGES, Protocol, Published, beside, data_set_of, published
+from modalign.evaluation.suites import SUITES, _places
+from modalign.gap.report import GapReport
 
 ACC, T2I, I2T = "zero_shot.acc1", "retrieval.text_to_image_r1", "retrieval.image_to_text_r1"
 
@@ -30,7 +36,7 @@ PRINTED: dict[tuple[str, str, str, str], dict[str, float]] = {
     },
     ("clip-refine", "ViT-B/32", "coco", T2I): {"pre-trained": 30.56, "contrastive": 34.88, "CLIP-Refine": 37.64},
     ("clip-refine", "ViT-B/32", "coco", I2T): {"pre-trained": 33.26, "contrastive": 31.86, "CLIP-Refine": 38.78},
-    ("clip-refine", "ViT-B/32", "coco", "gap.mean_distance_squared_per_dimension"): {
+    ("clip-refine", "ViT-B/32", "coco", "gap.published_gap"): {
         "pre-trained": 0.00133,
         "CLIP-Refine": 0.00079,
     },
@@ -71,7 +77,7 @@ PRINTED: dict[tuple[str, str, str, str], dict[str, float]] = {
     ("kuea", "ViT-L/14", "clevr_count_all", "linear_probe.acc1"): {"base": 41.25, "KUEA": 49.67},
     ("kuea", "not said", "coco", "localization.local_macro_recall"): {"base": 46.40, "KUEA": 47.44},
     ("kuea", "not said", "coco", "localization.global_macro_recall"): {"base": 54.51, "KUEA": 55.33},
-    ("kuea", "not said", "mmvp-vlm", "mmvp_vlm.accuracy"): {"base": 17.78, "KUEA": 20.74},
+    ("kuea", "not said", "mmvp_vlm", "mmvp_vlm.pair_accuracy"): {"base": 17.78, "KUEA": 20.74},
     ("kuea", "not said", "openflamingo average", "openflamingo.average"): {"base": 42.15, "KUEA": 42.84},
     ("kuea", "SigLIP", "average", ACC): {"base": 70.26, "KUEA": 70.71},
     ("kuea", "DFN", "average", ACC): {"base": 71.40, "KUEA": 71.88},
@@ -178,6 +184,9 @@ def test_architectures_are_known_by_any_spelling(model: str, expected: str) -> N
         ("wds:/data/wds_mscoco_captions@test", "coco"),
         ("flickr30k:/data@test", "flickr30k"),
         ("hf:uoft-cs/cifar10@test", "cifar10"),
+        ("wds:/data/wds_vtab-flickr30k@test", "flickr30k"),
+        ("coco-panoptic:/data/2017@val2017", "coco"),
+        ("/data/MMVP_VLM", "mmvp_vlm"),
         ("/data/mine", None),
     ],
 )
@@ -189,3 +198,42 @@ def test_a_field_that_nobody_knows_is_refused() -> None:
     with pytest.raises(ValidationError):
         Protocol.model_validate({"told": "x", "caption": 1})
     assert Published.model_config["frozen"]
+
+
+def test_every_number_of_a_task_here_is_reached_by_what_a_task_says() -> None:
+    """By the specs that suites find and the metrics that kinds make; what is not reached is listed, with its reason."""
+    root = Path("/data")
+    names = {task.partition(":")[2] for suite in SUITES.values() for task in suite.tasks}
+    specs = {spec for name in names if ":" not in name for _, spec in _places(name, root, "test")}
+    known = {data_set_of(spec) for spec in specs} | set(AVERAGES)
+    metrics = {
+        *(f"{kind}.{name}" for kind in ("zero_shot", "linear_probe") for name in ("acc1", "acc5")),
+        *(f"retrieval.{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)),
+        *(f"localization.{side}_macro_recall" for side in ("local", "global")),
+        *("mmvp_vlm.pair_accuracy", "mmvp_vlm.pair_accuracy_of_pictures", "clustering.ari"),
+        *(f"gap.{field.name}" for field in dataclasses.fields(GapReport)),
+    }
+    lost = {
+        (number.data_set, number.metric)
+        for number in published()
+        if number.data_set not in known or number.metric.removesuffix(".change") not in metrics
+    }
+    unsaid = {"not said", "average", "zero-shot average", "5-set linear probe"}  # which data is not told
+    assert {metric for name, metric in lost if name not in unsaid} == {
+        "cost.hours",
+        "llava.average",
+        "openflamingo.average",
+    }
+
+
+def test_a_change_stands_beside_its_own_architecture_alone() -> None:
+    own = beside("coco:/d@test", I2T, model="ViT-B-16")
+    assert own[-1].startswith("published: +6 points (CLIP-Refine, ViT-B/16")
+    assert not any("points" in line for line in beside("coco:/d@test", I2T, model="ViT-B-32"))
+
+
+def test_another_probe_is_told() -> None:
+    spec, metric = "/data/wds_svhn", "linear_probe.acc1"
+    (line, _) = beside(spec, metric, model="ViT-L-14", protocol={"probe": RULES["logistic"]})
+    assert line.endswith("protocol differs: probe adamw there, logistic here")
+    assert not any("differs" in line for line in beside(spec, metric, protocol={"probe": RULES["adamw"]}))

@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from modalign.evaluation.linear_probe import RULES
+from modalign.evaluation.published import AVERAGES
 from modalign.report import page
 from modalign.report.published import published_beside
 from tests.report.made_run import make_run
@@ -40,3 +44,52 @@ def test_a_report_shows_them_and_one_on_other_data_does_not(tmp_path: Path) -> N
     html = page.write(run).read_text(encoding="utf-8")
     assert "What was published on the same data sets" in html
     assert "published: 38.78 % (CLIP-Refine, ViT-B/32; clip-refine, retrieval" in html
+
+
+def test_two_tasks_of_one_set_keep_their_own_numbers() -> None:
+    """They differ in an option alone."""
+
+    def side(*values: float) -> dict[str, Any]:
+        tasks = [
+            {
+                "task": "linear_probe",
+                "spec": "torchvision:svhn:/data@test",
+                "options": {"rule": rule},
+                "protocol": {"probe": RULES[rule]},
+                "metrics": {"acc1": {"value": value}},
+            }
+            for rule, value in zip(RULES, values, strict=True)
+        ]
+        return {"tasks": tasks}
+
+    first, second = published_beside({"before": side(0.5, 0.25), "after": side(0.75, 0.125)}, "ViT-L-14")
+    assert (first.task, first.before, first.after) == ("linear probe (rule=logistic)", 0.5, 0.75)
+    assert (second.task, second.before, second.after) == ("linear probe (rule=adamw)", 0.25, 0.125)
+    assert ["differs" in found.lines[0] for found in (first, second)] == [True, False]
+
+
+def test_a_gap_on_coco_and_a_whole_average_stand_beside_the_papers() -> None:
+    def side(value: float, sets: set[str], spec: str = SPEC) -> dict[str, Any]:
+        tasks = [
+            {
+                "task": "zero_shot",
+                "spec": f"/data/{name}/test",
+                "options": {},
+                "protocol": {"prompts": "clip-benchmark"},
+                "metrics": {"acc1": {"value": value + number / 100}},
+            }
+            for number, name in enumerate(sorted(sets))
+        ]
+        return {"tasks": tasks, "gap": {"spec": spec, "alignment": {"value": 1 + value, "interval": None}}}
+
+    whole = set(AVERAGES["clip-refine-12"])
+    found = published_beside({"before": side(0.5, whole), "after": side(0.25, whole)}, "ViT-B-32")
+    by_spec = {beside.spec: beside for beside in found}
+    mean = by_spec["mean over 12 data sets"]
+    assert (mean.before, mean.after) == (pytest.approx(0.555), pytest.approx(0.305))
+    assert mean.lines[0].startswith("published: 52.74 % (pre-trained, ViT-B/32")
+    assert mean.lines[0].endswith("prompts single there, clip-benchmark here")
+    assert by_spec[SPEC].told == "1.500 before, 1.250 after" and len(by_spec[SPEC].lines) == 2
+    part = whole - {"ucf101"}
+    less = published_beside({"before": side(0.5, part, "/x"), "after": side(0.25, part, "/x")}, "ViT-B-32")
+    assert {beside.spec for beside in less} == {"/data/imagenet1k/test"}

@@ -76,7 +76,7 @@ def cross_modal(
     return Transfer(outcomes, ratios, {name: probe.notes for name, probe in probes.items()})
 
 
-def ratio_outcomes(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+def ratio_outcomes(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
     """One number an example, whose mean is the ratio r of two means and whose spread is that of the ratio.
 
         r + (a_i − r·b_i) / mean(b)

@@ -153,7 +153,7 @@ def fine_tune(
         losses.append(loss.item())
     if chosen is not None:
         chosen.end()
-    twin.module.requires_grad_(False)
+        twin.module.requires_grad_(False)
     return Tuned(twin, head.weight.detach().cpu(), head.bias.detach().cpu(), losses)
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modalign.errors import DataError
+from modalign.evaluation.cross_modal import ratio_outcomes
 from modalign.evaluation.panoptic import NOTHING
 
 STEPS, BATCH, RATE, DECAY = 1_000, 32, 3e-3, 1e-4
@@ -202,10 +203,10 @@ class Recalls:
 
     @property
     def outcomes(self) -> NDArray[np.float64]:
-        """M numbers whose mean within each class is that class's recall, Σ hits / Σ wanted: hits over mean wanted."""
+        """M numbers; within each class their mean is its recall Σ hits / Σ wanted, their spread that of the ratio."""
         values = np.zeros(len(self.hits))
         for at in self._strata:
-            values[at] = self.hits[at] / self.wanted[at].mean()
+            values[at] = ratio_outcomes(self.hits[at], self.wanted[at])
         return values
 
     @property

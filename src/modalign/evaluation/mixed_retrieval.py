@@ -198,10 +198,8 @@ def _check(
         raise DataError(
             f"judgements {tuple(pairs.shape)} and grades {tuple(worth.shape)}: pass M×2 integers, and M grades"
         )
-    for features, name in ((query, "query"), (document, "document")):
-        bad = (~features.isfinite()).any(1).nonzero().flatten()
-        if len(bad):
-            raise DataError(f"{name} {int(bad[0])} holds NaN or infinity: leave it out")
+    if not bool(query.isfinite().all()) or not bool(document.isfinite().all()):
+        raise DataError("features hold NaN or infinity: check the model's weights and precision")
     if not bool((worth > 0).all() and worth.isfinite().all()):
         raise DataError("a grade is not above 0: judge only the documents that are relevant")
     limits = torch.tensor([len(query), len(document)])

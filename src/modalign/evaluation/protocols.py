@@ -59,6 +59,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             "standard",
             templates="clip-benchmark",
+            options={"linear-probe": {"rule": "adamw"}},
             not_met={
                 "zero-shot": "equal classifiers count against, where CLIP_benchmark takes the first",
                 "retrieval": "identical captions are shared positives and ties count against, unlike CLIP_benchmark",
@@ -78,6 +79,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 "zero-shot:cifar100": CIFAR,
                 "linear-probe": "pictures to test are normalised as those to train: the published script does not",
                 "retrieval": "how many captions a picture is not told: all",
+                "localization": "heads, optimiser, threshold and what is learned from are not told: chosen here",
             },
         ),
         Protocol(

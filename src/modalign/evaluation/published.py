@@ -11,11 +11,27 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from modalign.evaluation.class_names import recognised
+from modalign.evaluation.linear_probe import RULES, Rule
+from modalign.evaluation.suites import CLIP_REFINE, KUEA
 
-__all__ = ["Document", "Protocol", "Published", "beside", "data_set_of", "published"]
+__all__ = ["AVERAGES", "Document", "Protocol", "Published", "beside", "data_set_of", "lines_of", "published"]
 
 # Data sets without classes, by the parts of a spec that name them.
-RETRIEVAL_SETS = {"coco": "coco", "mscoco_captions": "coco", "flickr30k": "flickr30k"}
+NAMED = {
+    "coco": "coco",
+    "mscoco_captions": "coco",
+    "coco-panoptic": "coco",
+    "coco-stuff": "coco",
+    "flickr30k": "flickr30k",
+    "mmvp_vlm": "mmvp_vlm",
+    "mmvp-vlm": "mmvp_vlm",
+}
+
+# The papers' averages, by the sets that they are of.
+AVERAGES: dict[str, frozenset[str]] = {
+    "clip-refine-12": frozenset(CLIP_REFINE),
+    "kuea-11": frozenset(KUEA) - {"imagenet1k"},
+}
 
 
 class _Entry(BaseModel):
@@ -37,12 +53,14 @@ class Protocol(_Entry):
         prompts: the name of the templates, as results call them.
         samples: how many pictures were judged.
         captions_per_image: as results tell it.
+        probe: the rule of a linear probe, as its option names it.
     """
 
     told: str
     prompts: str | None = None
     samples: int | None = None
     captions_per_image: str | None = None
+    probe: Rule | None = None
 
     def differences(self, ours: Mapping[str, Any]) -> list[str]:
         """What our protocol does otherwise, as far as this one says.
@@ -54,7 +72,10 @@ class Protocol(_Entry):
             "prompts": self.prompts,
             "samples": self.samples,
             "captions_per_image": self.captions_per_image,
+            "probe": self.probe,
         }
+        if "probe" in ours:  # results tell the rule in words
+            ours = {**ours, "probe": next((rule for rule, told in RULES.items() if told == ours["probe"]), "another")}
         return [
             f"{key.replace('_', ' ')} {_said(theirs)} there, {_said(ours[key])} here"
             for key, theirs in stated.items()
@@ -162,17 +183,24 @@ def beside(spec: str, metric: str, *, model: str = "", protocol: Mapping[str, An
         A line for each published number of this data set and metric; none where there is no such number.
     """
     name = data_set_of(spec)
-    found = published(data_set=name, metric=metric) if name is not None else ()
-    same = [number for number in found if model and _architecture(number.model) == _architecture(model)]
-    return [number.line(protocol) for number in same or found]
+    return [] if name is None else lines_of(name, metric, model=model, protocol=protocol)
+
+
+def lines_of(data_set: str, metric: str, *, model: str = "", protocol: Mapping[str, Any] | None = None) -> list[str]:
+    """As `beside`, of a data set or an average by its name here; changes go with the architecture that they are of."""
+    found = published(data_set=data_set, metric=metric)
+    same, moved = (
+        published(data_set=data_set, metric=name, model=model) if model else () for name in (metric, f"{metric}.change")
+    )
+    return [number.line(protocol) for number in (*(same or found), *moved)]
 
 
 def data_set_of(spec: str) -> str | None:
     """What the data of a spec is called here, or None."""
     for part in re.split(r"[@:/\\]", spec.casefold()):
-        name = re.sub(r"^wds_", "", part)
-        if name in RETRIEVAL_SETS:
-            return RETRIEVAL_SETS[name]
+        name = re.sub(r"^wds_(vtab-)?", "", part)
+        if name in NAMED:
+            return NAMED[name]
     known = recognised(spec)
     return None if known is None else known.name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,29 @@ def labelled_result(
         "examples": digest([list(names), judged]),
     }
     return TaskResult(task.name, data.spec, protocol, {m.name: m for m in metrics})
+
+
+def texts_digest(numbers: Tensor, context: Context) -> str:
+    """A digest of strings, in order.
+
+    Args:
+        numbers: among the suite's strings, of any shape.
+        context: of the evaluation.
+    """
+    return digest([context.strings[number] for number in numbers.flatten().tolist()])
+
+
+def pictures_digest(pictures: Tensor, labels: Tensor, names: Sequence[str], context: Context) -> str:
+    """A digest of labelled pictures, in order: what files and classes are called.
+
+    Args:
+        pictures: N numbers among the suite's pictures.
+        labels: N class numbers.
+        names: C, of the classes.
+        context: of the evaluation.
+    """
+    rows = zip(pictures.tolist(), labels.tolist(), strict=True)
+    return digest([list(names), [[context.paths[number].name, names[label]] for number, label in rows]])
 
 
 def split_of(spec: str) -> str:

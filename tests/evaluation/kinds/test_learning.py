@@ -16,6 +16,7 @@ from modalign.evaluation.few_shot import few_shot
 from modalign.evaluation.gate import judge
 from modalign.evaluation.knn import knn_probe_outcomes
 from modalign.evaluation.linear_probe import UNCHOSEN, fit_probe
+from modalign.evaluation.pairing import check_comparable
 from modalign.evaluation.splits import stratified_split
 from modalign.evaluation.suite import prepare
 from modalign.evaluation.tasks import Results, evaluate
@@ -242,3 +243,53 @@ def test_data_that_does_not_fit_is_named(root: Path, tmp_path: Path) -> None:
         (folders / name / "a.png").write_bytes((root / "test" / f"{NAMES.index(name)}.png").read_bytes())
     with pytest.raises(DataError):
         prepare([f"clustering[text=captions]:{folders}"])
+
+
+@pytest.mark.parametrize(
+    ("task", "changed", "key"),
+    [
+        ("linear-probe[train=train,rule=adamw]:test", ("train", "4.png", "5.png"), "training examples"),
+        ("few-shot[train=train,shots=1,seeds=1]:test", ("train", "4.png", "40.png"), "training examples"),
+        ("knn[train=train]:test", ("train", ",green", ",blue"), "training examples"),
+        ("linear-probe[rule=adamw]:test", ("test", "4.png", "40.png"), "examples"),
+        ("cross-modal[text=captions]:test", ("test", "view 3", "sight 3"), "texts"),
+        ("clustering[text=captions,seeds=1]:test", ("test", "view 3", "sight 3"), "texts"),
+        ("finetune[train=train,scope=head,epochs=1,seeds=1]:test", ("train", ",green", ",blue"), "training examples"),
+        ("finetune[scope=head,epochs=1,seeds=1,other=train]:test", ("train", ",green", ",blue"), "other examples"),
+    ],
+)
+def test_what_was_learned_from_or_said_otherwise_is_not_compared(
+    model: DualEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    changed: tuple[str, str, str],
+    key: str,
+) -> None:
+    """The specs stay as they are; only what they hold is another."""
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("train", "test")):
+        write(tmp_path / name, seed)
+        (tmp_path / name / "40.png").write_bytes((tmp_path / name / "4.png").read_bytes())
+    before = evaluate(model, [task], resamples=20)
+    check_comparable(before, evaluate(model, [task], resamples=20))
+    folder, old, new = changed
+    table = tmp_path / folder / "metadata.csv"
+    head, *rows = table.read_text().splitlines()
+    at = next(number for number, row in enumerate(rows) if old in row)
+    rows[at] = rows[at].replace(old, new)
+    table.write_text("\n".join([head, *rows]))
+    with pytest.raises(DataError, match=rf"^\w+: (training )?{key} differs, .* after: evaluate both on the same"):
+        check_comparable(before, evaluate(model, [task], resamples=20))
+
+
+def test_shots_that_no_class_has_are_left_out_and_said(model: DualEncoder, root: Path, tmp_path: Path) -> None:
+    few = write(tmp_path / "few", 7, rows=13)  # 5, 4 and 4 pictures
+    task = f"few-shot[train={few},shots=%s,seeds=2]:{root}/test"
+    found = evaluate(model, [task % "4/5/8/16"], resamples=20).tasks[0]
+    assert set(found.metrics) == {"acc1_4shot", "acc1_5shot"} == set(found.notes)
+    assert found.protocol["shots_left_out"] == "8, 16: no class has so many pictures to learn from"
+    assert found.protocol["fewest_of_a_class"] == 4
+    assert "shots_left_out" not in evaluate(model, [task % "2"], resamples=20).tasks[0].protocol
+    with pytest.raises(DataError, match=r"few: no class has 8 pictures to learn from \(5 at most\); ask for fewer"):
+        evaluate(model, [task % "8/16"], resamples=20)

@@ -26,7 +26,7 @@ def project_on_memory(image: Tensor, memory: Tensor, scale: float = SCALE) -> Te
         N×d, unit.
 
     Raises:
-        DataError: an empty memory, or features of another width.
+        DataError: an empty memory, features of another width, or numbers that are not finite.
 
     Source: Li et al., "DeCap", arXiv 2303.03032, equation 3.
     """
@@ -34,6 +34,8 @@ def project_on_memory(image: Tensor, memory: Tensor, scale: float = SCALE) -> Te
         raise DataError(
             f"image features {tuple(image.shape)} and a memory {tuple(memory.shape)} do not fit: pass N×d and M×d"
         )
+    if not bool(image.isfinite().all()) or not bool(memory.isfinite().all()):
+        raise DataError("features hold NaN or infinity: check the model's weights and precision")
     support = normalize(memory, dim=-1)
     step = max(1, CELLS_AT_ONCE // len(support))
     parts = [

@@ -38,6 +38,7 @@ class Captioning(Judged):
     """
 
     name: ClassVar[str] = "captioning"
+    version: ClassVar[int] = 2
     needs_model: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Option]] = {
         "corpus": Option("", str, "a text file, a table or a spec of pairs"),
@@ -92,9 +93,9 @@ class Captioning(Judged):
         said = [context.strings[i] for i in self.corpus.tolist()]
         settings = Settings.for_corpus(len(said), epochs=self.given["epochs"], seed=self.given["seed"])
         keep = Path(self.given["keep"]).expanduser() if self.given["keep"] else None
-        decoder = train_decoder(encoded.text[self.corpus], said, settings, device=model.device, keep=keep)
         image = encoded.image[row[pictures]].float()
         ways = {"direct": image, "memory": project_on_memory(image, encoded.text[self.memory].float())}
+        decoder = train_decoder(encoded.text[self.corpus], said, settings, device=model.device, keep=keep)
         captions = {way: decoder.generate(features, self.given["beams"]) for way, features in ways.items()}
         metrics: list[Metric] = []
         for way, written in captions.items():

@@ -15,7 +15,7 @@ from modalign.evaluation.kinds.base import Context, Encoded, Judged, Option, who
 from modalign.evaluation.kinds.learning import TEXT, captions_of, class_prompts
 from modalign.evaluation.kinds.reading import Reading
 from modalign.evaluation.results import Metric, TaskResult
-from modalign.evaluation.scoring import labelled_result, readable_of
+from modalign.evaluation.scoring import labelled_result, readable_of, texts_digest
 
 SEEDS = Option(clustering.SEEDS, whole(1), "a whole number ≥ 1")
 
@@ -54,6 +54,7 @@ class JointClustering(Judged):
     """
 
     name: ClassVar[str] = "clustering"
+    version: ClassVar[int] = 2
     options: ClassVar[Mapping[str, Option]] = {"text": TEXT, "seeds": SEEDS}
 
     data: Labelled
@@ -88,7 +89,11 @@ class JointClustering(Judged):
         pictures, labels = self.pictures[readable], self.data.labels[readable]
         # Each modality is scaled before they are stacked: k-means sees unit features of one size.
         both = torch.cat([encoded.image[row[pictures]], encoded.text[self.texts[readable]].to(encoded.image.dtype)])
-        told = {"text": self.said, "stacked": "the unit features of every picture and of its text"}
+        told = {
+            "text": self.said,
+            "texts": texts_digest(self.texts[readable], context),
+            "stacked": "the unit features of every picture and of its text",
+        }
         return _scored(self, readable, both, labels.repeat(2), pictures.repeat(2), self.seeds, told, context)
 
 

@@ -14,6 +14,7 @@ from modalign.evaluation.kinds.base import Context, Encoded, Option
 from modalign.evaluation.kinds.learning import SCALE, SEED, TEXT, Learning, captions_of, class_prompts
 from modalign.evaluation.kinds.reading import Reading
 from modalign.evaluation.results import TaskResult
+from modalign.evaluation.scoring import texts_digest
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class CrossModal(Learning):
             seen = (row[self.pictures] >= 0) & ~judged
             learned["text"] = (encoded.text[self.texts[seen]], self.labels[seen])
             judges["text"] = (encoded.text[self.texts[judged]], judge.labels)
+            told["texts"] = texts_digest(torch.cat([self.texts[seen], self.texts[judged]]), context)
             told["captions_on_both_sides"] = len(set(self.texts[seen].tolist()) & set(self.texts[judged].tolist()))
         else:
             classes, templates = self.texts.shape
@@ -69,7 +71,8 @@ class CrossModal(Learning):
                 torch.arange(classes).repeat_interleave(templates),
             )
             among["text"] = (linear_probe.UNCHOSEN,)
-            told |= {"prompts": self.prompts, "penalty_of_the_text_probe": linear_probe.UNCHOSEN}
+            told |= {"prompts": self.prompts, "texts": texts_digest(self.texts, context)}
+            told["penalty_of_the_text_probe"] = linear_probe.UNCHOSEN
         found = cross_modal.cross_modal(
             learned,
             judges,

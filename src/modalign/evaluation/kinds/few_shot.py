@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from modalign.errors import DataError
 from modalign.evaluation import few_shot, linear_probe
 from modalign.evaluation.kinds.base import Context, Encoded, Option, whole
 from modalign.evaluation.kinds.learning import FEATURES, SCALE, SEED, TRAIN, Learning
@@ -38,24 +40,33 @@ class FewShot(Learning):
     def score(self, encoded: Encoded, row: Tensor, context: Context) -> TaskResult:
         """`acc1_<k>shot`: the mean over draws; the deviation over draws is in the notes."""
         learn, judge, judged = self.parts(encoded, row)
+        held = torch.stack([learn.labels, learn.pictures]).unique(dim=1)[0].bincount(minlength=len(self.class_names))
+        most, asked = int(held.max()), self.chosen["shots"]
+        shots = [count for count in asked if count <= most]
+        if not shots:
+            raise DataError(
+                f"{(self.train or self.data).spec}: no class has {min(asked)} pictures to learn from ({most} at most); "
+                "ask for fewer with shots=, or give more of each class"
+            )
         found = few_shot.few_shot(
             learn.features,
             learn.labels,
             judge.features,
             judge.labels,
             len(self.class_names),
-            shots=self.chosen["shots"],
+            shots=shots,
             seeds=self.chosen["seeds"],
             scale=self.chosen["scale"],
             groups=learn.pictures,
         )
-        fewest = int(learn.labels.bincount(minlength=len(self.class_names)).min())
         told = {
             "probe": few_shot.PROTOCOL,
             "draws": self.chosen["seeds"],
-            "fewest_of_a_class": fewest,
+            "fewest_of_a_class": int(held.min()),
             "ties": linear_probe.TIES,
         }
+        if missed := [str(count) for count in asked if count > most]:
+            told["shots_left_out"] = f"{', '.join(missed)}: no class has so many pictures to learn from"
         notes = {
             f"acc1_{shot.shots}shot": {
                 "over_draws": shot.accuracies,

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modalign.data.records import Labelled
 from modalign.errors import DataError
 from modalign.evaluation import zero_shot
 from modalign.evaluation.kinds.base import Context, Encoded, Option, whole
@@ -19,6 +18,7 @@ from modalign.evaluation.kinds.learning import SEED, TRAIN, Learning, class_prom
 from modalign.evaluation.kinds.reading import Reading
 from modalign.evaluation.kinds.zero_shot import ZeroShot
 from modalign.evaluation.results import TaskResult
+from modalign.evaluation.scoring import pictures_digest, texts_digest
 from modalign.features import image_features
 from modalign.models.dual_encoder import DualEncoder
 
@@ -123,7 +123,13 @@ class FineTuning(Learning):
                 others.append(self._second(self.other, tuned.model, model, encoded, row, context))
         after = np.mean(runs, axis=0)
         outcomes = {"acc1": after, "gain": after - before}
-        told = {"prompts": self.prompts, "fine_tuning": budget.told, "seeds": chosen["seeds"], "ties": zero_shot.TIES}
+        told = {
+            "prompts": self.prompts,
+            "texts": texts_digest(self.prompted, context),
+            "fine_tuning": budget.told,
+            "seeds": chosen["seeds"],
+            "ties": zero_shot.TIES,
+        }
         notes = {"acc1": {"over_seeds": [float(run.mean()) for run in runs]}, "first_and_last_loss": losses}
         result = self.result(learn, judged, outcomes, told, notes, context, row)
         if self.other is not None:
@@ -148,8 +154,8 @@ class FineTuning(Learning):
         self, result: TaskResult, other: ZeroShot, after: Any, before: Any, row: Tensor, context: Context
     ) -> None:
         readable = row[other.pictures] >= 0
-        numbers = other.pictures[readable].numpy()
-        data: Labelled = other.data
+        seen, data = other.pictures[readable], other.data
+        numbers = seen.numpy()
         mean = after.mean(0)
         result.metrics["other_acc1"] = context.metric("other_acc1", mean, clusters=numbers)
         result.metrics["forgetting"] = context.metric(
@@ -157,6 +163,8 @@ class FineTuning(Learning):
         )
         result.protocol["other"] = data.spec
         result.protocol["other_samples"] = len(numbers)
+        result.protocol["other_examples"] = pictures_digest(seen, data.labels[readable], data.class_names, context)
+        result.protocol["other_texts"] = texts_digest(other.prompted, context)
         result.notes["other_acc1"] = {"over_seeds": [float(run.mean()) for run in after]}
 
     def _features(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 BATCH = 8
 TOLD_SECONDS = 15.0
+DECIDING = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
+"""The endings of the files that decide what a LLaVA or an adapter says."""
 logger = logging.getLogger("modalign")
 
 
@@ -60,7 +63,7 @@ class Asked(Judged):
     """
 
     needs_model: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     data: Pairs
     given: Mapping[str, Any]
@@ -96,9 +99,12 @@ class Asked(Judged):
     def told(self) -> dict[str, Any]:
         """What the protocol says of the LLaVA."""
         given = self.given
-        parts = {"llava": Path(given["llava"]).name, "adapter": Path(given["adapter"]).name}
+        parts = {"llava": Path(given["llava"]).name, "llava_content": _content(given["llava"])}
+        parts["adapter"] = Path(given["adapter"]).name
+        if given["adapter"]:
+            parts["adapter_content"] = _content(given["adapter"])
         if given["mix"]:
-            parts |= {"mixed_in": f"{given['share']:g} of {given['mix']}"}
+            parts |= {"mixed_in": f"{given['share']:g} of {given['mix']}", "mixed_in_content": self._mixed_in[:16]}
         return {**parts, "decoding": "greedy", "batch": given["batch"]}
 
     @cached_property
@@ -232,6 +238,16 @@ class Mmvp(Asked):
     def facts(self) -> list[Any]:
         """Questions, options, right answers and, of a file, the responses."""
         return [*super().facts(), [[q.number, q.text, q.options, q.answer, q.response] for q in self.questions]]
+
+
+def _content(folder: str) -> str:
+    """A hash of what is in a folder's weights, settings and vocabularies, whatever the folder is called."""
+    found = []
+    for path in sorted(Path(folder).expanduser().glob("*")):
+        if path.is_file() and path.suffix in DECIDING:
+            with path.open("rb") as file:
+                found.append([path.name, hashlib.file_digest(file, "sha256").hexdigest()])
+    return digest(found)
 
 
 def _telling() -> Callable[[int, int], None]:

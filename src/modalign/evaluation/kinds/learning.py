@@ -16,7 +16,7 @@ from modalign.evaluation.kinds.reading import Reading
 from modalign.evaluation.linear_probe import SCALES, Scale
 from modalign.evaluation.prompts import Prompts
 from modalign.evaluation.results import TaskResult
-from modalign.evaluation.scoring import labelled_result, readable_of
+from modalign.evaluation.scoring import labelled_result, pictures_digest, readable_of
 from modalign.evaluation.splits import stratified_split
 from modalign.evaluation.statistics import Floats
 
@@ -61,6 +61,7 @@ class Learning(Judged):
         chosen: every option.
     """
 
+    version: ClassVar[int] = 2
     what: ClassVar[str]
 
     data: Labelled
@@ -88,7 +89,7 @@ class Learning(Judged):
         if not options.get("train"):
             own = {"train": None, "train_pictures": numbers, "class_names": data.class_names, "labels": data.labels}
             return {**shared, **own}
-        train = reading.labelled(options["train"], cls.what)
+        train = reading.labelled(options["train"], cls.what, learned=True)
         learned = reading.numbered(train)
         places = {name.strip(): place for place, name in enumerate(train.class_names)}
         present = data.labels.unique().tolist()
@@ -170,6 +171,7 @@ class Learning(Judged):
             "train": split,
             "train_samples": len(learned.labels),
             "train_left_out": int((row[self.train_pictures] < 0).sum()) if self.train is not None else 0,
+            "training_examples": pictures_digest(learned.pictures, learned.labels, self.class_names, context),
         }
         if "features" in self.chosen:
             more["features"] = FEATURES_TOLD[self.chosen["features"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Localization(Judged):
 
     name: ClassVar[str] = "localization"
     needs_model: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     options: ClassVar[Mapping[str, Option]] = {
         "train": Option("", str, "a split to learn from, such as train2017"),
         "layer": Option(-1, int, "a layer of the image tower, such as -1 or -2"),
@@ -85,19 +86,21 @@ class Localization(Judged):
         with tempfile.TemporaryDirectory(prefix="modalign-tokens-") as place:
             seen = _tokens(model, self.train, layer, area, context, Path(place) / "train")
             heads = localization.train_heads(
-                seen[0], seen[1], steps=self.given["steps"], seed=context.seed, device=model.device
+                seen.tokens, seen.labels, steps=self.given["steps"], seed=context.seed, device=model.device
             )
+            learned, names = seen.examples, list(self.train.names)
             del seen
-            tokens, labels, kept = _tokens(model, self.maps, layer, area, context, Path(place) / "judged")
-            found = localization.recalls(heads, tokens, labels)
-            del tokens
-        rows = [self.data.rows[i] for i in kept]
+            seen = _tokens(model, self.maps, layer, area, context, Path(place) / "judged")
+            found = localization.recalls(heads, seen.tokens, seen.labels)
+            kept, judged = seen.kept, seen.examples
+            del seen
         protocol = {
             "split": split_of(self.data.spec),
-            "samples": len(rows),
-            "left_out": len(self.data) - len(rows),
+            "samples": len(kept),
+            "left_out": len(self.data) - len(kept),
             "learned_from": self.given["train"] or f"the other {1 - HELD:.0%} of the split",
-            "training_pictures": len(self.train.data),
+            "training_pictures": len(learned),
+            "training_examples": digest([names, learned]),
             "layer": layer,
             "area": f"more than {area:g} of a patch",
             "classes": len(np.unique(found[1].classes)),
@@ -105,7 +108,7 @@ class Localization(Judged):
             "steps": f"{self.given['steps']} of {localization.BATCH} pictures",
             "seed": context.seed,
             "threshold": 0.5,
-            "examples": digest([[row.path.name, row.where] for row in rows]),
+            "examples": digest([list(self.maps.names), judged]),
         }
         numbers = Numbers()(self.apart).numpy()[kept]
         metrics = {}
@@ -144,15 +147,31 @@ def _taken(maps: ClassMaps, numbers: Sequence[int]) -> ClassMaps:
     return ClassMaps(data, tuple(maps.maps[i] for i in numbers), maps.names)
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What a tower makes of N of the pictures.
+
+    Attributes:
+        tokens: N×T×w, half precision, in a file.
+        labels: N×T×C booleans.
+        kept: N positions, of those that could be read.
+        examples: N pairs: what the picture is called, and a hash of its map.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    kept: list[int]
+    examples: list[tuple[str, str]]
+
+
 @torch.no_grad()
-def _tokens(
-    model: DualEncoder, maps: ClassMaps, layer: int, area: float, context: Context, file: Path
-) -> tuple[Tensor, Tensor, list[int]]:
-    """N×T×w patch tokens in half precision, in a file; N×T×C labels; the positions that could be read."""
+def _tokens(model: DualEncoder, maps: ClassMaps, layer: int, area: float, context: Context, file: Path) -> _Seen:
+    """The patch tokens and labels of the pictures that can be read; the tokens are put in the file."""
     window, bad = localization.Window(model.preprocess), BadRows(context.max_bad, len(maps.data))
     store: Any = None
     labels: list[Tensor] = []
     kept: list[int] = []
+    examples: list[tuple[str, str]] = []
     batches = torch.arange(len(maps.data)).split(min(context.batch_size, localization.BATCH))
     for batch in image_batches(maps.data.paths, maps.data.wheres, model.preprocess, batches, workers=context.workers):
         bad.add(batch.bad)
@@ -173,7 +192,9 @@ def _tokens(
             classes = maps.maps[position].read()
             labels.append(localization.patch_labels(classes, window, found.grid, len(maps.names), area))
             kept.append(position)
+            content = hashlib.sha256(repr(classes.shape).encode() + classes.astype(np.int32).tobytes())
+            examples.append((maps.data.paths[position].name, content.hexdigest()[:16]))
     bad.finish()
     if store is None:
         raise DataError(f"{maps.data.spec}: none of its {len(maps.data):,} pictures can be read; check the files")
-    return torch.from_numpy(store)[: len(kept)], torch.stack(labels), kept
+    return _Seen(torch.from_numpy(store)[: len(kept)], torch.stack(labels), kept, examples)

@@ -75,15 +75,24 @@ class Reading:
         """Pictures alone."""
         return sources.images(spec, max_bad=self.max_bad, **self._columns(spec, "image_column"))
 
-    def labelled(self, spec: str, what: str) -> Labelled:
-        """Pictures with a class each, of two classes at least; `what` is done with them, for messages."""
+    def labelled(self, spec: str, what: str, *, learned: bool = False) -> Labelled:
+        """Pictures with a class each, of two classes at least.
+
+        Args:
+            spec: of the data.
+            what: is done with them, for messages.
+            learned: they are learned from alone, so that the protocol's limit on what is judged leaves them whole.
+
+        Raises:
+            DataError: data that cannot be read, or fewer classes.
+        """
         data = sources.labelled(spec, max_bad=self.max_bad, **self._columns(spec, "image_column", "label_column"))
         if len(data.class_names) < 2:
             raise DataError(f"{data.spec} has {len(data.class_names)} class: {what} needs at least 2")
         name = name_of(spec)
         if name in self.protocol.as_tensors:
             data = replace(data, rows=tuple(replace(row, path=resized_as_tensor(row.path)) for row in data.rows))
-        most = self.protocol.samples.get(name)
+        most = None if learned else self.protocol.samples.get(name)
         return data if most is None or len(data) <= most else data.subset(limit=most)
 
     def _columns(self, spec: str, *names: str) -> dict[str, Any]:
