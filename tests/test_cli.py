@@ -378,6 +378,57 @@ def test_gap_measures_stored_embeddings_without_a_model(tmp_path: Path) -> None:
     refused(inside(*stuck), "file")
 
 
+def test_a_path_for_numbers_is_looked_at_before_anything_is_computed(made: Path, tmp_path: Path) -> None:
+    model, data = f"open_clip:local-dir:{made / 'clip'}", made / "pairs"
+    (tmp_path / "file").write_text("")
+    commands: list[tuple[object, ...]] = [
+        ("evaluate", "--model", model, "--task", f"retrieval:{data}"),
+        ("compare", model, model, "--task", f"retrieval:{data}"),
+        ("gap", "--model", model, "--data", data),
+        ("probe-batch", "--model", model, "--target", model, "--data", data),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modalign.models.load", lambda spec: pytest.fail(f"{spec} was loaded"))
+        for command in commands:
+            refused(inside(*command, "--json", tmp_path), f"--json {tmp_path} is a folder: name a file in it")
+            below = tmp_path / "file" / "numbers.json"
+            refused(inside(*command, "--json", below), f"--json {below}: {tmp_path / 'file'} is no folder")
+
+
+def test_a_table_is_printed_though_its_numbers_cannot_be_written(made: Path, tmp_path: Path) -> None:
+    task = ("--task", f"retrieval:{made / 'pairs'}")
+    model, numbers = f"open_clip:local-dir:{made / 'clip'}", tmp_path / "numbers.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        for command in (("evaluate", "--model", model), ("compare", model, model)):
+            done = inside(*command, *task, "--json", numbers)
+            assert "retrieval.text_to_image_r1" in done.stdout and "retrieval on " in done.stdout
+            refused(done, f"{numbers}: No space left on device; check the path")
+
+
+def test_the_protocol_and_the_spread_over_seeds_are_printed(made: Path, tmp_path: Path) -> None:
+    for label in ("red", "blue"):
+        (tmp_path / "test" / label).mkdir(parents=True)
+    for number, file in enumerate(sorted((made / "pairs").glob("**/*.png"))[:16]):
+        (tmp_path / "test" / ("red", "blue")[number % 2] / file.name).write_bytes(file.read_bytes())
+    model, task = f"open_clip:local-dir:{made / 'clip'}", ("--task", f"clustering:{tmp_path / 'test'}")
+    done = inside("evaluate", "--model", model, *task)
+    assert re.search(r"clustering\.ari .* … .* ± .* score over \d+ seeds", done.stdout), done.stdout + done.stderr
+    assert f"clustering on {tmp_path / 'test'}: protocol: default; " in done.stdout and "samples: 16" in done.stdout
+    both = inside("compare", model, model, *task)
+    assert both.stdout.count("samples: 16") == 1
+    assert re.search(r"clustering\.ari: before ± .* seeds, after ± .* seeds", both.stdout), both.stdout
+
+
+def test_a_data_root_that_nothing_reads_is_refused(made: Path, tmp_path: Path) -> None:
+    model = f"open_clip:local-dir:{made / 'clip'}"
+    refused(
+        inside("evaluate", "--model", model, "--suite", "demo", "--data-root", tmp_path), "suite demo brings its own"
+    )
+    done = inside("compare", "a.json", "b.json", "--data-root", tmp_path)
+    assert done.returncode == 2 and "two JSON files are compared as they are" in done.stderr
+
+
 def test_every_mistake_is_one_clear_line_and_status_2(made: Path, tmp_path: Path) -> None:
     clip, pairs = f"open_clip:local-dir:{made / 'clip'}", made / "pairs"
     out = ("--out", tmp_path / "never")

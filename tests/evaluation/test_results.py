@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modalign.errors import DataError
+from modalign.errors import DataError, OutputError
 from modalign.evaluation.gate import judge
 from modalign.evaluation.results import Metric, Results, TaskResult
 
@@ -67,3 +67,22 @@ def test_table_is_in_per_cent_with_intervals_and_counts() -> None:
     assert rows[0] == ["metric", "value %", "95 % interval", "n"]
     metric = results().metrics["zero_shot.acc1"]
     assert rows[1][:2] == ["zero_shot.acc1", f"{100 * metric.value:.2f}"] and rows[1][3] == "60"
+
+
+def test_a_metric_over_seeds_tells_their_spread_with_its_interval() -> None:
+    found = results()
+    note = {"over_seeds": [0.1, 0.2, 0.3], "deviation_over_seeds": 0.1}
+    found.tasks[0].notes.update(acc1=note, loss={"over_draws": [0.5], "deviation_over_draws": 0.0})
+    told = {row[0]: row[2] for row in found.to_table()}
+    assert told["zero_shot.acc1"].endswith(", ± 10.00 over 3 seeds")
+    assert "±" not in told["zero_shot.loss"] and "±" not in told["zero_shot.mean_per_class_recall"]  # one draw; none
+
+
+def test_only_shares_are_widened_where_nothing_varies() -> None:
+    assert Metric.of("acc1", np.zeros(8)).interval == (0, pytest.approx(0.3694, abs=1e-4))
+    assert Metric.of("cider", np.zeros(8), unit="score").interval == (0, 0)
+
+
+def test_a_place_that_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=f"^{tmp_path}: Is a directory; check the path"):
+        results().save(tmp_path)

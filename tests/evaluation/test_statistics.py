@@ -17,6 +17,7 @@ from modalign.evaluation.statistics import (
     mean,
     over_seeds,
     paired_bootstrap,
+    share_interval,
     widened_for_few_changes,
 )
 
@@ -63,6 +64,37 @@ def test_degenerate_outcomes() -> None:
     alone = paired_bootstrap([1], [0])
     assert (alone.low, alone.high) == (-1, -1)
     assert bootstrap_interval([1, 1, 1, 1]) == (1, 1)
+
+
+def test_a_share_of_none_or_all_is_not_certain() -> None:
+    exact = scipy.stats.binomtest(0, 8).proportion_ci(method="exact")
+    assert share_interval(np.zeros(8)) == (0, pytest.approx(exact.high, abs=1e-9))
+    assert share_interval(np.ones(8)) == (pytest.approx(1 - exact.high, abs=1e-9), 1)
+    captions = share_interval(np.zeros(40), clusters=np.repeat(np.arange(8), 5))
+    assert captions == pytest.approx((0, exact.high), abs=1e-9)  # eight pictures are drawn, not forty captions
+    classes = share_interval(np.repeat([0.0, 1.0], 50), strata=np.repeat([0, 1], 50))
+    assert classes == pytest.approx(tuple(scipy.stats.binomtest(50, 100).proportion_ci()), abs=1e-9)
+
+
+def test_the_interval_of_a_share_ends_at_0_and_1_and_is_else_the_bootstraps() -> None:
+    outcomes, classes = np.zeros(35), np.repeat(np.arange(35) // 2, 1)
+    outcomes[3] = 1
+    plain = bootstrap_interval(outcomes, strata=classes, average="strata")
+    assert plain[0] < 0
+    assert share_interval(outcomes, strata=classes, average="strata") == (0, plain[1])
+    inside = coins(300, 0.4, 0)
+    assert share_interval(inside) == bootstrap_interval(inside)
+    ranks = np.full(9, 3.0)
+    assert share_interval(ranks) == (3, 3) and share_interval(ranks, average="median") == (3, 3)
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.02, 40), (0.99, 60)])
+def test_the_interval_of_a_share_near_the_end_covers_it(share: float, n: int) -> None:
+    missed = 0
+    for seed in range(400):
+        low, high = share_interval(coins(n, share, seed), resamples=500, seed=seed)
+        missed += not low <= share <= high
+    assert missed <= 0.08 * 400
 
 
 def test_pure_function_of_the_seed() -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from modalign.data import images as decoding
 from modalign.errors import DataError, RecipeError
 from modalign.evaluation import suites
 from modalign.evaluation.gate import judge
+from modalign.evaluation.kinds import ZeroShot
 from modalign.evaluation.protocols import PROTOCOLS
 from modalign.evaluation.suite import parse_task, prepare
 from modalign.evaluation.suites import SUITES, locate, suite_tasks
-from modalign.evaluation.tasks import Results, evaluate
+from modalign.evaluation.tasks import Results, evaluate, evaluate_both
 from modalign.models import load
 from modalign.models.dual_encoder import DualEncoder
 from tests.tiny import tiny_open_clip, write_pairs
@@ -229,3 +231,119 @@ def test_the_command_runs_what_is_there_and_names_what_is_not(model: DualEncoder
     assert (told["protocol"], told["prompts"], told["samples"]) == ("standard", "clip-benchmark food101", 9)
     refused = CliRunner().invoke(app, ["evaluate", "--model", model.spec, "--task", "knn:x", "--data-root", "y"])
     assert refused.exit_code == 2 and "--data-root" in refused.stderr
+
+
+def class_folders(folder: Path, names: tuple[str, ...], color: int = 0) -> None:
+    for label, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (8, 8), (number, 60 * label, color)).save(folder / name / f"{number}.png")
+
+
+CORE_TOLD = ("zero-shot:{root}/eurosat/test", "linear-probe[train={root}/cifar100/train]:{root}/cifar100/test")
+
+
+@pytest.fixture
+def spoiled(tmp_path: Path) -> Path:
+    """A folder for --suite core, of which food101, pets and zero-shot on cifar100 can be judged and nothing else."""
+    root = tmp_path / "root"
+    (root / "eurosat" / "test").mkdir(parents=True)
+    class_folders(root / "cifar100" / "train", ("apple",))
+    class_folders(root / "cifar100" / "test", ("apple", "baby", "bear"))
+    class_folders(root / "food101" / "test", ("apple pie", "baby back ribs", "sushi"), 9)
+    class_folders(root / "dtd" / "test", ("banded", "dotted"), 20)
+    (root / "dtd" / "test" / "banded" / "1.png").write_bytes(b"")
+    return root
+
+
+def test_a_spoiled_data_set_costs_a_suite_the_tasks_that_read_it_and_no_other(
+    model: DualEncoder, spoiled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "modalign")
+    tasks, _ = suite_tasks("core", spoiled)
+    found = evaluate(model, [], optional=tasks, protocol="standard", resamples=50, store=tmp_path / "store")
+    assert [result.spec for result in found.tasks] == [f"{spoiled}/cifar100/test", f"{spoiled}/food101/test"]
+    told = {lack.task: lack.expected for lack in found.left_out}
+    assert set(told) == {*(task.format(root=spoiled) for task in CORE_TOLD), f"zero-shot:{spoiled}/dtd/test"}
+    assert "1 of 6" in told[f"zero-shot:{spoiled}/dtd/test"] and "banded/1.png" in told[f"zero-shot:{spoiled}/dtd/test"]
+    assert "has 1 class" in told[CORE_TOLD[1].format(root=spoiled)]
+    assert [line for line in caplog.messages if " left out: " in line] == [str(lack) for lack in found.left_out]
+    assert len(list((tmp_path / "store" / "results").iterdir())) == 2  # kept all the same
+    again = evaluate(model, [], optional=tasks, protocol="standard", resamples=50, store=tmp_path / "store")
+    assert again.to_dict() == found.to_dict() and again.left_out == found.left_out
+    lenient = evaluate(model, [], optional=tasks, protocol="standard", resamples=50, max_bad=1)
+    assert [result.protocol["left_out"] for result in lenient.tasks] == [0, 1, 0]
+
+
+def test_a_task_that_was_named_fails_beside_a_suite_as_alone(model: DualEncoder, spoiled: Path) -> None:
+    fine, dtd = f"zero-shot:{spoiled}/food101/test", f"zero-shot:{spoiled}/dtd/test"
+    with pytest.raises(DataError, match=r"banded/1\.png"):
+        evaluate(model, [dtd], optional=[fine], resamples=50)
+    with pytest.raises(DataError, match="has 1 class"):
+        evaluate(model, [f"zero-shot:{spoiled}/cifar100/train"], optional=[fine], resamples=50)
+    with pytest.raises(DataError, match="nothing to judge, for none of 1 tasks can be read"):
+        evaluate(model, [], optional=[f"zero-shot:{spoiled}/eurosat/test"])
+    with pytest.raises(DataError, match="nothing to judge, for none of 1 tasks can be scored"):
+        evaluate(model, [], optional=[dtd])
+
+
+def test_what_a_task_numbered_before_it_failed_is_not_encoded(spoiled: Path) -> None:
+    fine, failing = f"zero-shot:{spoiled}/food101/test", CORE_TOLD[1].format(root=spoiled)
+    suite = prepare([], optional=[failing, fine], templates="single")
+    assert (len(suite.paths), len(suite.strings), len(suite.left_out)) == (9, 3, 1)
+
+
+def test_two_models_are_judged_on_what_both_could_be_judged_on(
+    model: DualEncoder, spoiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = ZeroShot.score
+    calls = []
+
+    def fails_for_the_second_model(self: ZeroShot, *arguments: Any) -> Any:
+        calls.append(self.data.spec)
+        if calls.count(self.data.spec) == 2 and "food101" in self.data.spec:
+            raise DataError("not this time; again")
+        return scored(self, *arguments)
+
+    monkeypatch.setattr(ZeroShot, "score", fails_for_the_second_model)
+    tasks, _ = suite_tasks("core", spoiled)
+    before, after, _ = evaluate_both(model, model, [], optional=tasks, protocol="standard")
+    assert before.metrics.keys() == after.metrics.keys()
+    assert [result.spec for result in before.tasks] == [f"{spoiled}/cifar100/test"]
+    assert len(before.left_out) == 4 and judge(before, after).worst == "not worse"
+
+
+def test_the_command_goes_on_past_a_spoiled_data_set_and_counts_what_it_left_out(
+    model: DualEncoder, spoiled: Path, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from modalign.cli import app
+
+    more = ["--suite", "core", "--data-root", str(spoiled), "--device", "cpu", "--store", str(tmp_path / "store")]
+    done = CliRunner().invoke(app, ["evaluate", "--model", model.spec, *more])
+    assert done.exit_code == 0 and "9 of 11 tasks of the suite left out" in done.stderr, done.output
+    assert f"zero_shot on {spoiled}/food101/test: protocol: standard; " in done.stdout
+    both = CliRunner().invoke(app, ["compare", model.spec, model.spec, *more])
+    assert both.exit_code == 0 and "9 of 11 tasks of the suite left out" in both.stderr, both.output
+    vtab = tmp_path / "vtab"
+    class_folders(vtab / "dsprites_label_orientation" / "test", ("0", "1"))
+    more[1:4] = ["vtab", "--data-root", str(vtab)]
+    refused = CliRunner().invoke(app, ["evaluate", "--model", model.spec, *more])
+    assert isinstance(refused.exception, DataError) and "name of a known data set" in str(refused.exception)
+    class_folders(vtab / "dtd" / "test", ("banded", "dotted"))
+    assert CliRunner().invoke(app, ["evaluate", "--model", model.spec, *more]).exit_code == 0
+
+
+def test_a_suites_own_data_needs_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"suite demo brings its own data: leave the folder .* \(--data-root\) out"):
+        suite_tasks("demo", tmp_path)
+    assert suite_tasks("demo")[0] == suite_tasks("demo", None)[0]
+
+
+def test_rows_without_a_label_are_told_once_for_all_tasks(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "modalign")
+    prepare([f"{kind}:{data}" for kind in ("zero-shot", "knn", "clustering")])
+    assert sum("carry no label" in line for line in caplog.messages) == 1
+    prepare([f"knn:{data}"])  # another call tells it again
+    assert sum("carry no label" in line for line in caplog.messages) == 2

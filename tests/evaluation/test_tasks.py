@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from modalign import gap
 from modalign.errors import DataError, RecipeError
 from modalign.evaluation.gate import judge
 from modalign.evaluation.suite import Encoded, parse_task, prepare
-from modalign.evaluation.tasks import Results, encode, evaluate
+from modalign.evaluation.tasks import Results, encode, evaluate, evaluate_both
 from modalign.features import image_features, text_features
 from modalign.models import load
 from modalign.models.dual_encoder import DualEncoder
@@ -197,3 +198,36 @@ def test_classes_that_no_prompt_can_tell_apart_are_refused(data: Path, tmp_path:
         (tmp_path / name / "a.png").write_bytes(source.read_bytes())
     with pytest.raises(DataError, match="both called 'sea lion'"):
         prepare([f"zero-shot:{tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"batch_size": 0}, "batch_size=0: pass a whole number ≥ 1"),
+        ({"seed": -1}, "seed=-1: pass a whole number ≥ 0"),
+        ({"max_bad": -1}, "max_bad=-1: pass a whole number ≥ 0"),
+        ({"workers": -2}, "workers=-2: pass a whole number ≥ 0"),
+        ({"tasks": "zero-shot:x"}, "tasks are a list, and 'zero-shot:x' is one string: write ['zero-shot:x']"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused_at_once(
+    model: DualEncoder, given: dict[str, Any], told: str
+) -> None:
+    arguments = {"tasks": ["retrieval:nowhere"], **given}
+    for refused in (lambda: evaluate(model, **arguments), lambda: evaluate_both(model, model, **arguments)):
+        with pytest.raises(RecipeError, match=re.escape(told)):
+            refused()
+
+
+def test_a_store_may_be_named_by_a_string(model: DualEncoder, data: Path, tmp_path: Path) -> None:
+    first = evaluate(model, [f"retrieval:{data}"], store=str(tmp_path / "store"), resamples=50)
+    assert len(list((tmp_path / "store" / "results").iterdir())) == 1
+    both = evaluate_both(model, model, [f"retrieval:{data}"], store=str(tmp_path / "store"))
+    assert both[0].metrics.keys() == first.metrics.keys()
+
+
+def test_a_file_of_answers_is_not_compared_with_itself(model: DualEncoder, tmp_path: Path) -> None:
+    said = [{"question_id": n, "prompt": "? (a) Yes (b) No", "answer": "(a)", "response": "(a)"} for n in (1, 2)]
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, said)))
+    with pytest.raises(RecipeError, match="reads a file of answers, which is the same for both models"):
+        evaluate_both(model, model, [f"mmvp:{tmp_path}/answers.jsonl"])

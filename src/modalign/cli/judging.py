@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -102,8 +103,8 @@ def gap(
         )
     else:
         raise typer.BadParameter("give --model and --data, or --embeddings IMAGE.npy TEXT.npy")
-    printing.json_file(json_file, {**told, "gap": report.to_dict()})
     typer.echo(report.table())
+    printing.json_file(json_file, {**told, "gap": report.to_dict()})
 
 
 def evaluate(
@@ -135,33 +136,35 @@ def evaluate(
     seed: SeedOption = 0,
 ) -> None:
     """Evaluate a model on any kinds of task, each metric with a 95 % interval."""
-    task, protocol, store = _asked(task, suite, data_root, protocol, store)
+    asked = _asked(task, suite, data_root, protocol, store)
     results = _evaluate(
         model,
-        with_llava(task, llava),
+        with_llava(task or [], llava),
         device,
+        optional=asked.optional,
         against=against,
         templates=templates,
-        protocol=protocol,
+        protocol=asked.protocol,
         max_bad=max_bad,
         image_column=image_column,
         text_column=text_column,
         label_column=label_column,
         batch_size=batch_size,
         workers=workers,
-        store=store,
+        store=asked.store,
         seed=seed,
     )
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        results.save(json_file)
-        typer.echo(f"written: {json_file}", err=True)
     if results.tasks:
         printing.rows(results.to_table())
+        _print_protocols(results)
     for found in results.drift:
         if results.tasks or found is not results.drift[0]:
             typer.echo()
         _print_certificate(found)
+    asked.tell_left_out(results)
+    if json_file is not None:
+        results.save(json_file)
+        typer.echo(f"written: {json_file}", err=True)
 
 
 def compare(
@@ -195,33 +198,33 @@ def compare(
     from modalign.evaluation.gate import judge
     from modalign.evaluation.tasks import Results
 
-    if task or suite:
-        task, protocol, store = _asked(task, suite, data_root, protocol, store)
-    task = with_llava(task or [], llava)
     specs, certain = (before, after), None
     models = [spec for spec in specs if not spec.endswith(".json")]
-    if models and not task:
-        raise typer.BadParameter("name at least one --task, or compare two JSON files of `modalign evaluate`")
     columns = {"image_column": image_column, "text_column": text_column, "label_column": label_column}
-    if not models and (task or protocol or templates or any(columns.values())):
+    if not models and (task or suite or data_root or protocol or templates or any(columns.values())):
         raise typer.BadParameter(
-            "two JSON files are compared as they are; leave --task, --protocol, --templates and column options out"
+            "two JSON files are compared as they are; leave --task, --suite, --data-root, --protocol, --templates and "
+            "column options out"
         )
+    if models and not (task or suite):
+        raise typer.BadParameter("name at least one --task, or compare two JSON files of `modalign evaluate`")
+    asked = _asked(task, suite, data_root, protocol, store) if models else Asked()
+    task = with_llava(task or [], llava)
     settings: dict[str, Any] = {
+        "optional": asked.optional,
         "templates": templates,
-        "protocol": protocol or "default",
+        "protocol": asked.protocol,
         "max_bad": max_bad,
-        "store": store,
+        "store": asked.store,
         "seed": seed,
         **columns,
     }
     settings |= {"batch_size": batch_size, "workers": workers}
     if len(models) == 2:
-        *pair, certain = _evaluate_both(models, task or [], device, **settings)
+        *pair, certain = _evaluate_both(models, task, device, **settings)
     else:
         pair = [
-            _evaluate(spec, task or [], device, **settings) if spec in models else Results.load(Path(spec))
-            for spec in specs
+            _evaluate(spec, task, device, **settings) if spec in models else Results.load(Path(spec)) for spec in specs
         ]
     gate = judge(pair[0], pair[1], tolerance, seed=seed)
     collapsed = _collapse(pair[0], pair[1])
@@ -230,8 +233,8 @@ def compare(
         "certificate": certain and certain.to_dict(),
         "drift": [found.to_dict() for found in pair[1].drift],
     }
-    printing.json_file(json_file, {**gate.to_dict(), **told})
     printing.rows(gate.to_table())
+    _print_protocols(*pair)
     for found in pair[1].drift:
         typer.echo()
         _print_certificate(found)
@@ -240,13 +243,37 @@ def compare(
     if collapsed is not None:
         typer.echo(f"warning: {collapsed}")
     typer.echo(f"verdict: {gate.sentence}")
+    asked.tell_left_out(*pair)
+    printing.json_file(json_file, {**gate.to_dict(), **told})
     raise typer.Exit(gate.exit_code(strict))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a suite adds to the tasks that were named.
+
+    Attributes:
+        optional: its tasks whose data is there; one that cannot be judged is left out.
+        protocol: the tasks are judged by.
+        store: where features and results are kept.
+        missing: how many of its tasks have no data.
+    """
+
+    optional: list[str] = field(default_factory=list)
+    protocol: str = "default"
+    store: Path | None = None
+    missing: int = 0
+
+    def tell_left_out(self, *found: Results) -> None:
+        """How many of the suite's tasks were not judged, where any."""
+        if lost := self.missing + max(len(results.left_out) for results in found):
+            typer.echo(f"{lost} of {self.missing + len(self.optional)} tasks of the suite left out", err=True)
 
 
 def _asked(
     task: list[str] | None, suite: str | None, data_root: Path | None, protocol: str | None, store: Path | None
-) -> tuple[list[str], str, Path | None]:
-    """All tasks, the protocol they are judged by, and where features and results are kept; tells what is missing."""
+) -> Asked:
+    """What is judged beside the tasks that were named, and how; tells what is missing."""
     if suite is None:
         if not task:
             raise typer.BadParameter("name at least one --task, or a --suite")
@@ -254,7 +281,7 @@ def _asked(
             raise typer.BadParameter(
                 "--data-root is where a --suite finds its data sets; name a suite, or leave it out"
             )
-        return task, protocol or "default", store
+        return Asked([], protocol or "default", store)
     from modalign.demo.cache import cache_dir
     from modalign.evaluation.suites import SUITES, suite_tasks
 
@@ -264,7 +291,20 @@ def _asked(
     if store is None:
         store = cache_dir() / "evaluation"
         typer.echo(f"features and results are kept in {store}; --store keeps them elsewhere", err=True)
-    return [*found, *(task or [])], protocol or SUITES[suite].protocol, store
+    return Asked(found, protocol or SUITES[suite].protocol, store, len(missing))
+
+
+def _print_protocols(*found: Results) -> None:
+    """How each task was judged, and of two results how their metrics vary over seeds or draws."""
+    typer.echo()
+    for result in found[0].tasks:
+        typer.echo(result.summary)
+    if len(found) == 1:  # whose table tells it
+        return
+    for name, *same in zip(found[0].names, *(results.tasks for results in found), strict=True):
+        for metric in same[0].metrics:
+            if all(told := [result.spread(metric) for result in same]):
+                typer.echo(f"{name}.{metric}: before {told[0]}, after {told[1]}")
 
 
 def _print_certificate(found: Certified) -> None:

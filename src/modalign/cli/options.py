@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from modalign.errors import OutputError
 
 DATA = "Data"
 TRAINING = "Training"
@@ -73,7 +76,26 @@ LabelColumnOption = Annotated[
     str | None,
     typer.Option("--label-column", help="The table's column of classes, if unusual.", rich_help_panel=DATA),
 ]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.", show_default=False)]
+
+
+def _writable(path: Path | None) -> Path | None:
+    """Refuses a path that cannot be written, before anything is computed for it."""
+    if path is None:
+        return None
+    if path.is_dir():
+        raise OutputError(f"--json {path} is a folder: name a file in it, such as {path / 'numbers.json'}")
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise OutputError(f"--json {path}: {above} is no folder; name another path")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(f"--json {path}: {above} cannot be written; name another path")
+    return path
+
+
+JsonOption = Annotated[
+    Path | None,
+    typer.Option("--json", help="Also write the numbers here.", show_default=False, callback=_writable),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MACHINE)]
 BatchOption = Annotated[
     int,

@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from modalign.errors import OutputError
+
 GAP = 2
 """Spaces between two columns."""
 
@@ -60,13 +62,20 @@ def _beside(row: list[str], widths: list[int]) -> str:
 
 
 def json_file(path: Path | None, value: Any) -> None:
-    """Writes a JSON file, and its folder where that is missing; nothing where no path is given."""
+    """Writes a JSON file, and its folder where that is missing; nothing where no path is given.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     if path is None:
         return
     import json
 
     from modalign.training.checkpoint import write_atomically
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(value, indent=1))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(value, indent=1))
+    except OSError as problem:
+        raise OutputError(f"{path}: {problem.strerror}; check the path, its permissions and the free space") from None
     typer.echo(f"written: {path}", err=True)

@@ -72,8 +72,8 @@ def probe_batch(
         seed=seed,
         embedder=embedder,
     )
-    printing.json_file(json_file, found.to_dict())
     printing.rows(found.rows())
     for remark in found.remarks:
         typer.echo(remark)
     typer.echo(found.sentence)
+    printing.json_file(json_file, found.to_dict())

@@ -13,7 +13,7 @@ from typing import Any
 from modalign.errors import OutputError
 from modalign.evaluation.results import TaskResult
 
-FORMAT = "modalign.kept/1"
+FORMAT = "modalign.kept/2"
 
 
 @dataclass(frozen=True)

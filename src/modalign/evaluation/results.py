@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from modalign.data.pictures import Picture
-from modalign.errors import DataError
+from modalign.errors import DataError, OutputError
 from modalign.evaluation.certificate import Certified
-from modalign.evaluation.statistics import Average, Floats, bootstrap_interval, mean
+from modalign.evaluation.statistics import Average, Floats, bootstrap_interval, mean, share_interval
+from modalign.evaluation.suites import Missing
 
 FORMAT = "modalign.results/1"
 SHARE = "share"
@@ -57,7 +58,7 @@ class Metric:
     Attributes:
         name: "acc1", "acc5", "mean_per_class_recall", "image_to_text_r1", "text_to_image_r10", …
         value: the mean of the outcomes (of the strata's means with average="strata"), 0…1 for the built-in metrics.
-        interval: its 95 % bootstrap interval.
+        interval: its 95 % interval: the bootstrap's, of a share as `share_interval` has it.
         outcomes: n numbers, one an example.
         clusters: n ids of what is drawn together by the bootstrap; None = every example on its own.
         strata: n ids of what is kept in its proportion (the class), or None.
@@ -102,9 +103,8 @@ class Metric:
         groups, layers, owners = (
             None if ids is None else np.asarray(ids, np.int64) for ids in (clusters, strata, pictures)
         )
-        low_high = bootstrap_interval(
-            values, clusters=groups, strata=layers, average=average, resamples=resamples, seed=seed
-        )
+        interval = share_interval if unit == SHARE else bootstrap_interval
+        low_high = interval(values, clusters=groups, strata=layers, average=average, resamples=resamples, seed=seed)
         value = mean(values, layers, average)
         return cls(
             name, value, low_high, values, groups, layers, higher_is_better, average, owners, unit, float(tolerance)
@@ -178,6 +178,15 @@ class TaskResult:
         told = (f"{key.replace('_', ' ')}: {value}" for key, value in self.protocol.items() if key != "templates")
         return f"{self.task} on {self.spec}: " + "; ".join(told)
 
+    def spread(self, metric: str) -> str:
+        """How a metric varies over seeds or draws, where the task says so ("± 0.41 over 5 seeds"); else ""."""
+        told = self.notes.get(metric)
+        for what in ("seeds", "draws"):
+            if isinstance(told, Mapping) and len(told.get(f"over_{what}", ())) > 1:
+                deviation = in_unit(float(told[f"deviation_over_{what}"]), self.metrics[metric].unit)
+                return f"± {deviation} over {len(told[f'over_{what}'])} {what}"
+        return ""
+
     def renumbered(self, numbers: Ids) -> TaskResult:
         """The same, with `numbers[i]` in place of each metric's cluster i."""
         metrics = {
@@ -241,6 +250,7 @@ class Results:
         environment: versions, seed and machine.
         features: for the report, where there is a retrieval task; never written to JSON.
         drift: one certificate a drift task, in the order asked for.
+        left_out: the optional tasks that could not be read or scored, and why; never written to JSON.
     """
 
     model: dict[str, Any]
@@ -249,6 +259,7 @@ class Results:
     environment: dict[str, Any] = field(default_factory=dict)
     features: Features | None = None
     drift: list[Certified] = field(default_factory=list)
+    left_out: list[Missing] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -283,12 +294,21 @@ class Results:
         return cls(stored["model"], tasks, stored["gap"], stored["environment"], drift=drift)
 
     def save(self, path: Path | str) -> None:
-        """Writes JSON under a temporary name, then renames it."""
+        """Writes JSON under a temporary name, then renames it.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(self.to_dict(), ensure_ascii=False), encoding="utf-8")
-        temporary.replace(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self.to_dict(), ensure_ascii=False), encoding="utf-8")
+            temporary.replace(target)
+        except OSError as problem:
+            raise OutputError(
+                f"{target}: {problem.strerror}; check the path, its permissions and the free space"
+            ) from None
 
     @classmethod
     def load(cls, path: Path | str) -> Results:
@@ -309,7 +329,9 @@ class Results:
     def to_table(self) -> list[list[str]]:
         """Rows of text: metric, value, 95 % interval, n; shares in per cent, others with their unit; a header first."""
         rows = [["metric", "value %", "95 % interval", "n"]]
-        for name, metric in self.metrics.items():
+        spreads = [result.spread(name) for result in self.tasks for name in result.metrics]
+        for (name, metric), spread in zip(self.metrics.items(), spreads, strict=True):
             low, high = (in_unit(end, metric.unit) for end in metric.interval)
-            rows.append([name, in_unit(metric.value, metric.unit), f"{low} … {high}", f"{len(metric.outcomes):,}"])
+            told = ", ".join(filter(None, [f"{low} … {high}", spread]))
+            rows.append([name, in_unit(metric.value, metric.unit), told, f"{len(metric.outcomes):,}"])
         return rows

@@ -133,24 +133,15 @@ def widened_for_few_changes(
 
     Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 1934.
     """
-    from scipy.special import betaincinv
-
     values = np.asarray(after, np.float64) - np.asarray(before, np.float64)
     if average == "median" or np.abs(values).max(initial=0.0) > 1:
         return change
-    parts = []
-    blocks = _strata(values, clusters, strata)
-    for sums, sizes, _ in blocks:
-        share = sizes / sizes.sum() / len(blocks) if average == "strata" else sizes / values.size
-        parts.append(np.stack([share, sums / sizes]))
-    share, moved = np.concatenate(parts, axis=1)
+    share, moved = _weighted(values, clusters, strata, average)
     count = 1 / float((share**2).sum())
     worse, better = (float((share * np.maximum(0, sign * moved)).sum()) for sign in (-1, 1))
 
-    def upper(rate: float) -> float:
-        return float(betaincinv(rate * count + 1, max(count * (1 - rate), 1e-9), (1 + confidence) / 2))
-
-    low, high = better - upper(worse), upper(better) - worse
+    low = better - _at_most(worse, count, confidence)
+    high = _at_most(better, count, confidence) - worse
     # Were there no effect, each cluster that changed would have changed either way with equal chance.
     least = min(1.0, 2.0 ** (1 - int((moved != 0).sum())))
     return replace(change, low=min(change.low, low), high=max(change.high, high), p_value=max(change.p_value, least))
@@ -189,6 +180,61 @@ def bootstrap_interval(
     else:
         found = _bootstrap(values, clusters, strata, average, resamples, seed, confidence)
     return found.low, found.high
+
+
+def share_interval(
+    outcomes: ArrayLike,
+    *,
+    clusters: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
+    average: Average = "examples",
+    resamples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """`bootstrap_interval` of a share, which ends at 0 and 1 and is never certain.
+
+        low  = min(low,  1 − u(1 − θ, K)),   high = max(high, u(θ, K))          where every resample gives θ
+
+    with u the exact (Clopper–Pearson) upper bound of a proportion and K how many clusters were drawn. Where all
+    outcomes are equal a bootstrap can draw nothing else: eight wrong of eight would be 0 … 0, and are 0 … 0.37. Where
+    classes are told apart, their tiny strata are stretched beyond 0 and 1; the interval is cut there.
+
+    Args:
+        outcomes: n outcomes between 0 and 1; others are left to the bootstrap.
+        clusters: as in `bootstrap_interval`; clusters of unequal size count as 1/Σ(share²) equal ones.
+        strata: likewise.
+        average: likewise; a median is left to the bootstrap.
+        resamples: likewise.
+        seed: likewise.
+        confidence: likewise.
+
+    Returns:
+        (low, high).
+
+    Raises:
+        DataError: no examples, outcomes that are not finite.
+
+    Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 1934.
+    """
+    values = np.asarray(outcomes, np.float64)
+    low, high = bootstrap_interval(
+        values,
+        clusters=clusters,
+        strata=strata,
+        average=average,
+        resamples=resamples,
+        seed=seed,
+        confidence=confidence,
+    )
+    if average == "median" or values.min() < 0 or values.max() > 1:
+        return low, high
+    if low == high:
+        share, _ = _weighted(values, clusters, strata, average)
+        count = 1 / float((share**2).sum())
+        low = min(low, 1 - _at_most(1 - low, count, confidence))
+        high = max(high, _at_most(high, count, confidence))
+    return max(low, 0.0), min(high, 1.0)
 
 
 def mean(outcomes: ArrayLike, strata: ArrayLike | None = None, average: Average = "examples") -> float:
@@ -336,6 +382,26 @@ def _strata(values: Floats, clusters: ArrayLike | None, strata: ArrayLike | None
     sizes: Floats = np.bincount(member).astype(np.float64)
     borders = np.searchsorted(joint // (int(cluster.max()) + 1), np.arange(1, int(stratum.max()) + 1))
     return [(s, m, 1) for s, m in zip(np.split(sums, borders), np.split(sizes, borders), strict=True)]
+
+
+def _weighted(
+    values: Floats, clusters: ArrayLike | None, strata: ArrayLike | None, average: Average
+) -> tuple[Floats, Floats]:
+    """Each cluster's share in the estimate, and the mean of its outcomes."""
+    parts = []
+    blocks = _strata(values, clusters, strata)
+    for sums, sizes, _ in blocks:
+        share = sizes / sizes.sum() / len(blocks) if average == "strata" else sizes / values.size
+        parts.append(np.stack([share, sums / sizes]))
+    share, means = np.concatenate(parts, axis=1)
+    return share, means
+
+
+def _at_most(rate: float, count: float, confidence: float) -> float:
+    """The exact upper bound of a proportion that was seen to be `rate` of `count`, the lower one left as much."""
+    from scipy.special import betaincinv
+
+    return float(betaincinv(rate * count + 1, max(count * (1 - rate), 1e-9), (1 + confidence) / 2))
 
 
 def _pooled(blocks: list[Stratum], average: Average) -> list[Stratum]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from modalign.data.bad_rows import BadRows
 from modalign.data.pictures import Picture, files_identity, real_paths
-from modalign.errors import RecipeError
+from modalign.errors import DataError, RecipeError
 from modalign.evaluation.kept import Kept, KeptResults
 from modalign.evaluation.kinds import KINDS, Context, Drift, Encoded, Judged, Reading
 from modalign.evaluation.kinds.base import NO_NUMBERS, read_options
@@ -21,6 +24,8 @@ from modalign.evaluation.prompts import read_prompts
 from modalign.evaluation.protocols import PROTOCOLS, Protocol, protocol_of
 from modalign.evaluation.results import Features, Ids, Results, TaskResult
 from modalign.evaluation.scoring import digest
+from modalign.evaluation.suites import Missing
+from modalign.features import readable
 from modalign.gap import measure
 
 if TYPE_CHECKING:
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Encoded", "Suite", "Task", "parse_task", "prepare"]
 
 GAP_RESAMPLES = 1_000
+logger = logging.getLogger("modalign")
 TYPED = re.compile(r"(?P<kind>[^:\[\]]+)(\[(?P<options>[^\]]*)\])?:(?P<spec>.+)", re.DOTALL)
 
 
@@ -83,6 +89,8 @@ class Suite:
         tasks: the data of each task.
         asked: each task as it was asked for.
         protocol: how it is judged.
+        optional: those of `asked` that are left out, and no error, where they cannot be scored.
+        left_out: the optional tasks that could not be read, and why.
     """
 
     paths: list[Picture]
@@ -91,6 +99,8 @@ class Suite:
     tasks: tuple[Judged, ...]
     asked: tuple[Task, ...]
     protocol: Protocol = PROTOCOLS["default"]
+    optional: frozenset[Task] = frozenset()
+    left_out: tuple[Missing, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -114,6 +124,12 @@ class Suite:
         """Only these pictures, by number, to be embedded without any task."""
         paths, wheres = ([values[number] for number in pictures.tolist()] for values in (self.paths, self.wheres))
         return replace(self, paths=paths, wheres=wheres, strings=[], tasks=(), asked=())
+
+    def without(self, tasks: Iterable[str]) -> Suite:
+        """All tasks but these, as typed; pictures and strings keep their numbers."""
+        lost = set(tasks)
+        kept = [i for i, asked in enumerate(self.asked) if str(asked) not in lost]
+        return replace(self, asked=tuple(self.asked[i] for i in kept), tasks=tuple(self.tasks[i] for i in kept))
 
     def part(self, positions: Sequence[int]) -> tuple[Suite, Tensor, Tensor]:
         """What some of the tasks need embedded: those pictures and strings, and their numbers in this suite."""
@@ -188,11 +204,11 @@ class Suite:
             The `Results`, without drift, which needs the features of a model before as well.
 
         Raises:
-            DataError: none of a task's pictures could be read.
+            DataError: none of a task's pictures could be read; with optional tasks, more than `max_bad` could not.
             RecipeError: a task needs the model itself and there are only features.
         """
         row = encoded.rows(len(self.paths))
-        results = Results(model, [], None, environment or {})
+        results = Results(model, [], None, environment or {}, left_out=list(self.left_out))
         context = Context(self.paths, self.strings, resamples, seed, batch_size, workers, max_bad)
         apart = self._numbers_apart()
         for position in range(len(self.tasks)):
@@ -200,13 +216,29 @@ class Suite:
             key = self.key(position, kept.facts, measured) if kept is not None else ""
             found = kept.read(key) if kept is not None else None
             if found is None:
-                found = self._scored(position, encoded, row, context, encoder, measured, results)
+                try:
+                    self._refuse_unreadable(position, row, max_bad)
+                    found = self._scored(position, encoded, row, context, encoder, measured, results)
+                except (DataError, RecipeError) as problem:
+                    if self.asked[position] not in self.optional:
+                        raise
+                    results.left_out.append(Missing(str(self.asked[position]), str(problem)))
                 if kept is not None and found is not None:
                     kept.write(key, found)
             if found is not None:
                 results.tasks.append(found.result.renumbered(apart[position]) if position in apart else found.result)
                 results.gap = found.gap or results.gap
         return results
+
+    def _refuse_unreadable(self, position: int, row: Tensor, max_bad: int) -> None:
+        """With optional tasks a pass lets every unreadable picture by: here they are counted, task by task."""
+        numbers = self.tasks[position].inputs.unique()
+        gone = numbers[row[numbers] < 0].tolist() if self.optional else []
+        if len(gone) > max_bad:
+            paths, wheres = ([values[number] for number in gone] for values in (self.paths, self.wheres))
+            bad = BadRows(max_bad, len(numbers))
+            bad.add(readable(paths, wheres, max_bad=len(gone))[1])
+            bad.finish()
 
     def _numbers_apart(self) -> dict[int, Ids]:
         """The numbers, over all tasks, of the pictures of those that number them by themselves."""
@@ -247,6 +279,7 @@ class Suite:
 def prepare(
     tasks: Sequence[str | Task],
     *,
+    optional: Sequence[str | Task] = (),
     templates: str | None = None,
     protocol: str = "default",
     max_bad: int = 0,
@@ -258,6 +291,7 @@ def prepare(
 
     Args:
         tasks: each as `parse_task` reads it, each once.
+        optional: more of them, before the others; those that cannot be read are left out, and it is told why.
         templates: "single", "openai80", "clip-benchmark", a data set's name or a file (see `read_prompts`); None =
             the protocol's.
         protocol: one of `PROTOCOLS`.
@@ -271,23 +305,70 @@ def prepare(
 
     Raises:
         RecipeError: no task, an unknown kind, the same task twice.
-        DataError: data that cannot be read, two classes of one name, templates that cannot be used.
+        DataError: data that cannot be read, two classes of one name, templates that cannot be used; of optional tasks
+            where there is no other.
     """
-    asked = tuple([parse_task(task) if isinstance(task, str) else task for task in tasks])
+    for given in (tasks, optional):
+        if isinstance(given, str):
+            raise RecipeError(f"tasks are a list, and {given!r} is one string: write [{given!r}]")
+    may_fail, must = ([parse_task(t) if isinstance(t, str) else t for t in given] for given in (optional, tasks))
+    asked = (*may_fail, *must)
     if not asked:
         raise RecipeError("no task to evaluate: name at least one, such as retrieval:SPEC")
     if twice := [str(task) for position, task in enumerate(asked) if task in asked[:position]]:
         raise RecipeError(f"task {twice[0]} is named twice: name it once")
     rules = protocol_of(protocol)
     prompts = read_prompts(rules.templates if templates is None else templates)
-    reading = Reading(prompts, image_column, text_column, label_column, max_bad, rules)
-    read = []
+    left_out: dict[Task, str] = {}
+    with _told_once():
+        while True:
+            reading = Reading(prompts, image_column, text_column, label_column, max_bad, rules)
+            read, unread = _read(reading, asked, may_fail)
+            if not unread:
+                break
+            left_out |= unread
+            # Read again without them: what they numbered before they failed belongs to no task.
+            asked = tuple(task for task in asked if task not in unread)
+    lacks = tuple(Missing(str(task), why) for task, why in left_out.items())
+    for lack in lacks:
+        logger.info("%s", lack)
+    if not asked:
+        raise DataError(f"nothing to judge, for none of {len(lacks)} tasks can be read: {lacks[0]}")
+    reading.refuse_unused()
+    strings = list(reading.strings.known)
+    return Suite(reading.paths, reading.wheres, strings, tuple(read), asked, rules, frozenset(may_fail), lacks)
+
+
+def _read(reading: Reading, asked: Sequence[Task], may_fail: Sequence[Task]) -> tuple[list[Judged], dict[Task, str]]:
+    """The data of all tasks but those that cannot be read, and why not."""
+    read, unread = list[Judged](), dict[Task, str]()
     for task in asked:
         kind = KINDS[task.kind]
-        given = {**rules.options.get(task.kind, {}), **dict(task.options)}
-        read.append(kind.read(reading, task.spec, read_options(task.kind, kind.options, given)))
-    reading.refuse_unused()
-    return Suite(reading.paths, reading.wheres, list(reading.strings.known), tuple(read), asked, rules)
+        given = {**reading.protocol.options.get(task.kind, {}), **dict(task.options)}
+        try:
+            read.append(kind.read(reading, task.spec, read_options(task.kind, kind.options, given)))
+        except (DataError, RecipeError) as problem:
+            if task not in may_fail:
+                raise
+            unread[task] = str(problem)
+    return read, unread
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """What is told of one source for several tasks is told once."""
+    told = set[str]()
+
+    def new(record: logging.LogRecord) -> bool:
+        known, said = len(told), record.getMessage()
+        told.add(said)
+        return len(told) > known
+
+    logger.addFilter(new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(new)
 
 
 def _gap(features: Features, spec: str, resamples: int, seed: int) -> dict[str, Any] | None:

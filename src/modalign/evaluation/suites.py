@@ -45,7 +45,7 @@ class Suited:
 
 @dataclass(frozen=True)
 class Missing:
-    """A task whose data is not there, and what was looked for."""
+    """A task that is left out, and why: what was looked for, or what is wrong with its data."""
 
     task: str
     expected: str
@@ -108,19 +108,29 @@ SUITES: dict[str, Suited] = {
 }
 
 
-def suite_tasks(name: str, root: Path | None) -> tuple[list[str], list[Missing]]:
+def suite_tasks(name: str, root: Path | str | None = None) -> tuple[list[str], list[Missing]]:
     """The tasks of a suite whose data is there, with its specs, and those whose data is not.
 
     Args:
         name: of the suite.
-        root: the folder of data sets; only the demo needs none.
+        root: the folder of data sets; the demo has none.
+
+    Returns:
+        The tasks, for `evaluate(model, [], optional=tasks, protocol=SUITES[name].protocol)`; and what is missing.
 
     Raises:
-        RecipeError: no such suite, or no folder for one that needs it.
+        RecipeError: no such suite, no folder for one that needs it, or one for the demo.
         DataError: nothing of it is there.
+
+    Example:
+        >>> tasks, missing = suite_tasks("core", "data")  # doctest: +SKIP
+        >>> results = evaluate(model, [], optional=tasks, protocol=SUITES["core"].protocol)  # doctest: +SKIP
     """
     if name not in SUITES:
         raise RecipeError(f"no suite {name!r}: use one of {', '.join(SUITES)}")
+    root = None if root is None else Path(root)
+    if root is not None and all(":demo:" in task for task in SUITES[name].tasks):
+        raise RecipeError(f"suite {name} brings its own data: leave the folder {root} (--data-root) out")
     found: list[str] = []
     missing: list[Missing] = []
     for task in SUITES[name].tasks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,17 +15,20 @@ from modalign import environment
 from modalign.console import Reporter, Update
 from modalign.embedder import Embedder
 from modalign.encoders import Tower
-from modalign.errors import RecipeError
+from modalign.errors import DataError, RecipeError
 from modalign.evaluation.certificate import Certified
 from modalign.evaluation.certifying import certificate, drift_results, need_base, same_text
 from modalign.evaluation.kept import KeptResults
+from modalign.evaluation.kinds import Drift
 from modalign.evaluation.kinds.base import NO_NUMBERS
+from modalign.evaluation.kinds.language_model import Mmvp
 from modalign.evaluation.results import Results
 from modalign.evaluation.suite import Encoded, Suite, Task, parse_task, prepare
 from modalign.features import Progress, TrunkMemo, image_features, project, text_features
 from modalign.models.dual_encoder import DualEncoder
 
 RESAMPLES = 10_000
+logger = logging.getLogger("modalign")
 
 __all__ = ["Results", "Task", "encode", "evaluate", "evaluate_both", "parse_task"]
 
@@ -33,6 +37,7 @@ def evaluate(
     model: DualEncoder,
     tasks: Sequence[str | Task],
     *,
+    optional: Sequence[str | Task] = (),
     against: DualEncoder | None = None,
     templates: str | None = None,
     protocol: str = "default",
@@ -46,7 +51,7 @@ def evaluate(
     seed: int = 0,
     gap: bool = True,
     memo: TrunkMemo | None = None,
-    store: Path | None = None,
+    store: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Results:
     """Judges a model, in float32, on any kinds of task; every metric has a 95 % interval.
@@ -54,6 +59,8 @@ def evaluate(
     Args:
         model: on its device.
         tasks: "zero-shot:SPEC", "retrieval:SPEC", "knn[key=value]:SPEC", …, each once (see docs/evaluation.md).
+        optional: more tasks, before the others, such as a suite's: those that cannot be read or scored (of more than
+            `max_bad` unreadable pictures each) are left out, told and listed in `left_out`.
         against: the model before, on its device, whose image features drift tasks compare with.
         templates: "single" ("a photo of {class}"), "openai80", "clip-benchmark" (those of each data set, with its class
             names), a data set's name, or a file with one template a line; None = the protocol's.
@@ -76,15 +83,18 @@ def evaluate(
         `Results`: metrics with per-example outcomes, protocols, gap, certificates of drift.
 
     Raises:
-        RecipeError: a task that cannot be read, a drift task without `against`, or `against` without one.
+        RecipeError: a task that cannot be read, a drift task without `against`, or `against` without one; a number
+            that is too small.
         DataError: data or templates that cannot be used, unreadable pictures beyond `max_bad`.
 
     Example:
         >>> results = modalign.evaluate(model, ["retrieval:flickr30k:data@test"])  # doctest: +SKIP
         >>> results.metrics["retrieval.text_to_image_r1"].value  # doctest: +SKIP
     """
+    store = _checked(store, batch_size=batch_size, workers=workers, max_bad=max_bad, seed=seed)
     suite = prepare(
         tasks,
+        optional=optional,
         templates=templates,
         protocol=protocol,
         max_bad=max_bad,
@@ -100,7 +110,8 @@ def evaluate(
     kept = _kept(model, store, batch_size, resamples, seed, max_bad)
     pending = suite.pending(kept, gap)
     wanted = torch.cat([NO_NUMBERS, *(task.pictures for task in suite.drifts)]).unique()
-    encoded, here = _encode_pending(model, suite, pending, memo, progress, len(wanted), passes)
+    tolerant = {**passes, "max_bad": _tolerated(suite, max_bad)}
+    encoded, here = _encode_pending(model, suite, pending, memo, progress, len(wanted), tolerant)
     results = suite.score(
         encoded,
         model={"spec": model.spec, "fingerprint": model.fingerprint},
@@ -114,6 +125,7 @@ def evaluate(
         max_bad=max_bad,
         kept=kept,
     )
+    _refuse_nothing(suite, [results])
     if against is not None:
         part = encode(against, suite.of(wanted), progress=_share(progress, here, here + len(wanted)), **passes)
         text = encoded.text if same_text(against, model, suite.strings) else None
@@ -127,6 +139,7 @@ def evaluate_both(
     after: DualEncoder,
     tasks: Sequence[str | Task],
     *,
+    optional: Sequence[str | Task] = (),
     templates: str | None = None,
     protocol: str = "default",
     batch_size: int = 256,
@@ -136,7 +149,7 @@ def evaluate_both(
     text_column: str | Sequence[str] | None = None,
     label_column: str | None = None,
     seed: int = 0,
-    store: Path | None = None,
+    store: Path | str | None = None,
     progress: Progress | None = None,
 ) -> tuple[Results, Results, Certified | None]:
     """`evaluate` of two models on the same tasks, each distinct picture once for each, and what is certain of them.
@@ -145,6 +158,7 @@ def evaluate_both(
         before: on its device.
         after: on its device.
         tasks: as in `evaluate`; at least one that is judged, so not drift alone.
+        optional: likewise; what is left out of one model's results is left out of the other's.
         templates: as in `evaluate`; so are the others.
         protocol: likewise.
         batch_size: likewise.
@@ -162,11 +176,14 @@ def evaluate_both(
         bit for bit, else None.
 
     Raises:
-        RecipeError: a task that cannot be read, or nothing to judge.
+        RecipeError: a task that cannot be read, whose result no model decides, or nothing to judge; a number that is
+            too small.
         DataError: as in `evaluate`.
     """
+    store = _checked(store, batch_size=batch_size, workers=workers, max_bad=max_bad, seed=seed)
     suite = prepare(
         tasks,
+        optional=optional,
         templates=templates,
         protocol=protocol,
         max_bad=max_bad,
@@ -179,11 +196,18 @@ def evaluate_both(
             "drift alone gives nothing to judge: add a zero-shot, knn or retrieval task, or use "
             "`modalign evaluate --model AFTER --against BEFORE`"
         )
+    _refuse_same(suite)
     seen, found = [], []
     for number, model in enumerate((before, after)):
         share = _share(progress, number * len(suite.paths), 2 * len(suite.paths))
         encoded = encode(
-            model, suite, batch_size=batch_size, workers=workers, max_bad=max_bad, store=store, progress=share
+            model,
+            suite,
+            batch_size=batch_size,
+            workers=workers,
+            max_bad=_tolerated(suite, max_bad),
+            store=store,
+            progress=share,
         )
         told = {"spec": model.spec, "fingerprint": model.fingerprint}
         seen.append(encoded)
@@ -199,6 +223,9 @@ def evaluate_both(
             kept=_kept(model, store, batch_size, RESAMPLES, seed, max_bad),
         )
         found.append(scored)
+    _judge_the_same(suite, found)
+    _refuse_nothing(suite, found)
+    suite = suite.without(lack.task for lack in found[0].left_out)
     text = seen[1].text if same_text(before, after, suite.strings) else None
     found[1].drift = drift_results(suite, seen[0], seen[1], before.spec, text)
     certain = certificate(suite, seen[0], seen[1], before.spec, text) if text is not None else None
@@ -244,6 +271,57 @@ def encode(
         return Encoded(seen.features, seen.kept, text)
     trunk = [memo.rows[suite.paths[position]] for position in seen.kept.tolist()]
     return Encoded(seen.features, seen.kept, text, torch.stack(trunk) if trunk else torch.empty(0, model.embed_dim))
+
+
+def _checked(store: Path | str | None, **numbers: int) -> Path | None:
+    """The store's folder; refuses numbers that are too small before anything is read."""
+    for name, value in numbers.items():
+        least = 1 if name == "batch_size" else 0
+        if value < least:
+            raise RecipeError(f"{name}={value}: pass a whole number ≥ {least}")
+    return None if store is None else Path(store)
+
+
+def _tolerated(suite: Suite, max_bad: int) -> int:
+    """How many pictures one pass may find unreadable: with optional tasks any, which are then counted by task."""
+    return max(max_bad, len(suite.paths)) if suite.optional else max_bad
+
+
+def _refuse_same(suite: Suite) -> None:
+    """Refuses tasks that two models cannot differ in.
+
+    Raises:
+        RecipeError: a file of answers.
+    """
+    for asked, task in zip(suite.asked, suite.tasks, strict=True):
+        if isinstance(task, Mmvp) and not task.given["llava"]:
+            raise RecipeError(
+                f"task {asked} reads a file of answers, which is the same for both models: evaluate each model's own "
+                "file with --json and compare the two JSON files, or name a LLaVA (--llava DIR)"
+            )
+
+
+def _judge_the_same(suite: Suite, pair: Sequence[Results]) -> None:
+    """Leaves out of both results what could not be scored for one of them."""
+    lost = {lack.task: lack for found in pair for lack in found.left_out}
+    for found in pair:
+        scored = suite.without(lack.task for lack in found.left_out)
+        judged = [asked for asked, task in zip(scored.asked, scored.tasks, strict=True) if not isinstance(task, Drift)]
+        found.tasks = [result for task, result in zip(judged, found.tasks, strict=True) if str(task) not in lost]
+        found.left_out = list(lost.values())
+
+
+def _refuse_nothing(suite: Suite, found: Sequence[Results]) -> None:
+    """Tells which optional tasks could not be scored.
+
+    Raises:
+        DataError: that leaves none.
+    """
+    unscored = found[0].left_out[len(suite.left_out) :]
+    for lack in unscored:
+        logger.info("%s", lack)
+    if unscored and not found[0].tasks and not suite.drifts:
+        raise DataError(f"nothing to judge, for none of {len(found[0].left_out)} tasks can be scored: {unscored[0]}")
 
 
 def _kept(
