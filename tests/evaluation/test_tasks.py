@@ -224,6 +224,8 @@ def test_a_store_may_be_named_by_a_string(model: DualEncoder, data: Path, tmp_pa
     assert len(list((tmp_path / "store" / "results").iterdir())) == 1
     both = evaluate_both(model, model, [f"retrieval:{data}"], store=str(tmp_path / "store"))
     assert both[0].metrics.keys() == first.metrics.keys()
+    named = evaluate(model.spec, [f"retrieval:{data}"], resamples=50)
+    assert {n: m.value for n, m in named.metrics.items()} == {n: m.value for n, m in first.metrics.items()}
 
 
 def test_a_file_of_answers_is_not_compared_with_itself(model: DualEncoder, tmp_path: Path) -> None:

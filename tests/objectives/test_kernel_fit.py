@@ -70,6 +70,8 @@ def test_a_kernel_that_finds_all_alike_or_all_unlike_is_told(bandwidth: float, m
     assert found["student_kernel_mean"] == pytest.approx(mean, abs=1e-4)
     (warning,) = spread_warnings(found)
     assert "the student's kernel is nearly constant" in warning and "fit_kernel=true" in warning
+    (fitted,) = spread_warnings(found, fitted=True)
+    assert "nearly constant" in fitted and "fit_kernel" not in fitted
 
 
 def test_refusals_say_what_to_pass() -> None:

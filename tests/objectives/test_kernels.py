@@ -191,6 +191,8 @@ def no_gradient(x: Tensor) -> Tensor:
         (lambda x: -(x @ x.T), "has a negative eigenvalue"),
         (lambda x: torch.exp(-torch.cdist(x, x) / torch.cdist(x, x).mean()), "depends on the other rows"),
         (lambda x: x[:, :3], "give 48×48|gives 48×3"),
+        (lambda x: (x @ x.T).detach(), "gives no gradient"),
+        (lambda x: x.detach().numpy() @ x.detach().numpy().T, "gives no gradient"),
     ],
 )
 def test_check_names_what_is_wrong_with_a_kernel(kernel: kernels.AnyKernel, message: str) -> None:

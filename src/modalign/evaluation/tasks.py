@@ -34,11 +34,11 @@ __all__ = ["Results", "Task", "encode", "evaluate", "evaluate_both", "parse_task
 
 
 def evaluate(
-    model: DualEncoder,
+    model: DualEncoder | str | Path,
     tasks: Sequence[str | Task],
     *,
     optional: Sequence[str | Task] = (),
-    against: DualEncoder | None = None,
+    against: DualEncoder | str | Path | None = None,
     templates: str | None = None,
     protocol: str = "default",
     batch_size: int = 256,
@@ -57,11 +57,11 @@ def evaluate(
     """Judges a model, in float32, on any kinds of task; every metric has a 95 % interval.
 
     Args:
-        model: on its device.
+        model: on its device, or a spec for `modalign.load`.
         tasks: "zero-shot:SPEC", "retrieval:SPEC", "knn[key=value]:SPEC", …, each once (see docs/evaluation.md).
         optional: more tasks, before the others, such as a suite's: those that cannot be read or scored (of more than
             `max_bad` unreadable pictures each) are left out, told and listed in `left_out`.
-        against: the model before, on its device, whose image features drift tasks compare with.
+        against: the model before, likewise, whose image features drift tasks compare with.
         templates: "single" ("a photo of {class}"), "openai80", "clip-benchmark" (those of each data set, with its class
             names), a data set's name, or a file with one template a line; None = the protocol's.
         protocol: "default", "standard" (CLIP_benchmark's) or a paper's (see docs/evaluation.md).
@@ -92,6 +92,7 @@ def evaluate(
         >>> results.metrics["retrieval.text_to_image_r1"].value  # doctest: +SKIP
     """
     store = _checked(store, batch_size=batch_size, workers=workers, max_bad=max_bad, seed=seed)
+    model, against = _loaded(model), None if against is None else _loaded(against)
     suite = prepare(
         tasks,
         optional=optional,
@@ -135,8 +136,8 @@ def evaluate(
 
 
 def evaluate_both(
-    before: DualEncoder,
-    after: DualEncoder,
+    before: DualEncoder | str | Path,
+    after: DualEncoder | str | Path,
     tasks: Sequence[str | Task],
     *,
     optional: Sequence[str | Task] = (),
@@ -155,8 +156,8 @@ def evaluate_both(
     """`evaluate` of two models on the same tasks, each distinct picture once for each, and what is certain of them.
 
     Args:
-        before: on its device.
-        after: on its device.
+        before: on its device, or a spec for `modalign.load`.
+        after: likewise.
         tasks: as in `evaluate`; at least one that is judged, so not drift alone.
         optional: likewise; what is left out of one model's results is left out of the other's.
         templates: as in `evaluate`; so are the others.
@@ -181,6 +182,7 @@ def evaluate_both(
         DataError: as in `evaluate`.
     """
     store = _checked(store, batch_size=batch_size, workers=workers, max_bad=max_bad, seed=seed)
+    before, after = _loaded(before), _loaded(after)
     suite = prepare(
         tasks,
         optional=optional,
@@ -322,6 +324,12 @@ def _refuse_nothing(suite: Suite, found: Sequence[Results]) -> None:
         logger.info("%s", lack)
     if unscored and not found[0].tasks and not suite.drifts:
         raise DataError(f"nothing to judge, for none of {len(found[0].left_out)} tasks can be scored: {unscored[0]}")
+
+
+def _loaded(model: DualEncoder | str | Path) -> DualEncoder:
+    from modalign.models import load
+
+    return load(model) if isinstance(model, str | Path) else model
 
 
 def _kept(

@@ -161,7 +161,7 @@ class Kuea(Method):
         if len(frozen) < 2:
             return Diagnosis()
         spread = kernel_spread(frozen, target, self.kernel, self._kernel_of_target(target), self.estimator)
-        return Diagnosis(spread, tuple(spread_warnings(spread)))
+        return Diagnosis(spread, tuple(spread_warnings(spread, fitted=self.fit_kernel)))
 
 
 def _kernel(kind: str, gamma: float, coef0: float, degree: float, bandwidth: float) -> Kernel:

@@ -121,14 +121,17 @@ def kernel_spread(
     return found
 
 
-def spread_warnings(spread: dict[str, float]) -> list[str]:
+def spread_warnings(spread: dict[str, float], *, fitted: bool = False) -> list[str]:
     """What to tell a user one of whose kernels finds all pictures alike, or all unlike.
 
     Args:
         spread: of `kernel_spread`.
+        fitted: the student's scale was fitted to the target.
     """
     remedies = {
-        "student": "set method.fit_kernel=true, or another r = coef0/gamma or bandwidth",
+        "student": "the target may not suit this student; compare others with `modalign contrast`"
+        if fitted
+        else "set method.fit_kernel=true, or another r = coef0/gamma or bandwidth",
         "target": "set another target_coef0/target_gamma or target_bandwidth",
     }
     return [

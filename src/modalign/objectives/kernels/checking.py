@@ -34,12 +34,13 @@ def _check_at(kernel: Kernel, features: Tensor, where: str) -> None:
         raise ValueError(f"the kernel {what} {where}; {remedy}")
 
     matrix = kernel(features)
+    if not isinstance(matrix, Tensor) or not matrix.requires_grad:
+        fail("gives no gradient", "compute it of the features with PyTorch alone, without detach()")
     if not bool(matrix.isfinite().all()):
         fail("has values that are NaN or infinite", "guard equal rows, zero rows and negative bases")
-    if matrix.requires_grad:
-        (gradient,) = torch.autograd.grad(matrix.sum(), features, retain_graph=True)
-        if not bool(gradient.isfinite().all()):
-            fail("has gradients that are NaN or infinite", "guard equal rows and zero rows (√ and ‖·‖ have none at 0)")
+    (gradient,) = torch.autograd.grad(matrix.sum(), features, retain_graph=True)
+    if not bool(gradient.isfinite().all()):
+        fail("has gradients that are NaN or infinite", "guard equal rows and zero rows (√ and ‖·‖ have none at 0)")
     values = matrix.detach()
     rounding = 100 * len(values) * torch.finfo(values.dtype).eps * float(values.abs().max())
     skew = float((values - values.T).abs().max())
