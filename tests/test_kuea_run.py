@@ -219,7 +219,7 @@ def test_a_killed_run_goes_on_bit_for_bit(made: dict[str, str], tmp_path: Path) 
         assert torch.equal(resumed.model.module.state_dict()[name], tensor)
 
 
-@pytest.mark.parametrize(("method", "fewest"), [("kuea", 2), ({"name": "kuea", "estimator": "v"}, 1)])
+@pytest.mark.parametrize(("method", "fewest"), [(methods.Kuea(), 2), (methods.Kuea(estimator="v"), 1)])
 def test_a_last_batch_too_small_for_the_method_is_refused_before_the_first_step(
     made: dict[str, str], tmp_path: Path, method: Any, fewest: int
 ) -> None:
@@ -232,23 +232,22 @@ def test_a_last_batch_too_small_for_the_method_is_refused_before_the_first_step(
     assert not list((tmp_path / "run").glob("metrics*"))
 
 
-@pytest.mark.parametrize("method", [{"name": "kuea", "fit_kernel": True}, "projection"])
-def test_features_that_nothing_can_be_fitted_to_are_told_in_one_line(
-    made: dict[str, str], tmp_path: Path, method: Any
-) -> None:
+def test_features_that_nothing_can_be_fitted_to_are_told_in_one_line(made: dict[str, str], tmp_path: Path) -> None:
     path = Path(write_pairs(tmp_path / "same", n=8))
     first = (path / "0000.png").read_bytes()
     for picture in path.glob("*.png"):
         picture.write_bytes(first)
-    if method == "projection":  # of equal pictures there is a map; of features that are no numbers there is none
-        network = modalign.load(made["model"])
-        torch.nn.init.constant_(network.module.visual.proj, torch.nan)
-        with pytest.raises(DataError, match=f"method 'projection' cannot be fitted to .*{path}"):
-            refine(made, tmp_path / "run", network, method, data=f"images:{path}")
-        return
+    method = methods.Kuea(fit_kernel=True)
     with pytest.raises(DataError, match=f"method 'kuea' cannot be fitted to .*{path}") as caught:
         refine(made, tmp_path / "run", method=method, data=f"images:{path}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_whose_features_are_no_numbers_is_named(made: dict[str, str], tmp_path: Path) -> None:
+    network = modalign.load(made["model"])
+    torch.nn.init.constant_(network.module.visual.proj, torch.nan)
+    with pytest.raises(ModelError, match="gives NaN or infinity for .*check the model's weights"):
+        refine(made, tmp_path / "run", network, "projection")
 
 
 def test_a_group_freezes_the_methods_own_parameter(made: dict[str, str], tmp_path: Path) -> None:
@@ -270,7 +269,7 @@ def test_a_group_freezes_the_methods_own_parameter(made: dict[str, str], tmp_pat
 def test_drift_is_told_of_training_pictures_where_nothing_is_judged(made: dict[str, str], tmp_path: Path) -> None:
     run = refine(made, tmp_path / "run", epochs=1)
     record = json.loads((run.folder / "evaluation.json").read_text())
-    assert run.gate is None and record["certificate"]["pictures"] == 40
+    assert run.gate is None and record["certificate"]["protocol"]["pictures"] == 40
     assert "certificate" in run.report.read_text().lower()
 
 
