@@ -246,7 +246,7 @@ def test_features_that_nothing_can_be_fitted_to_are_told_in_one_line(made: dict[
 def test_a_model_whose_features_are_no_numbers_is_named(made: dict[str, str], tmp_path: Path) -> None:
     network = modalign.load(made["model"])
     torch.nn.init.constant_(network.module.visual.proj, torch.nan)
-    with pytest.raises(ModelError, match="gives NaN or infinity for .*check the model's weights"):
+    with pytest.raises(ModelError, match=r"gives NaN or infinity for .*check the model's weights"):
         refine(made, tmp_path / "run", network, "projection")
 
 
