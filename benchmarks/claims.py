@@ -349,9 +349,12 @@ def best_without_training(claim: AnyClaim, runs: Sequence[Outcomes]) -> str:
 
 def rows(claims: Sequence[AnyClaim], runs: Sequence[Outcomes]) -> Iterator[tuple[AnyClaim, str, str, str]]:
     """Claim, what was found, verdict, and the best transform."""
+    free: dict[str, str] = {}
     for claim in claims:
         found = found_of(claim, runs)
-        yield claim, told_of(claim, found), verdict(found, claim.within), best_without_training(claim, runs)
+        if claim.quantity not in free:
+            free[claim.quantity] = best_without_training(claim, runs)
+        yield claim, told_of(claim, found), verdict(found, claim.within), free[claim.quantity]
 
 
 def render(setting: Setting, runs: Sequence[Outcomes], captioned: Sequence[str]) -> str:
