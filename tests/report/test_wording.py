@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from modalign.report.wording import clipped, duration, in_words, memory, number, points, signed
+from modalign.report.wording import clipped, duration, ends, in_words, memory, number, points, signed
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,16 @@ def test_a_difference_is_written_in_the_digits_of_what_differs() -> None:
     assert signed(0.8087 - 0.8159, 0.8159) == "−0.0072"
     assert signed(0.00232, 1.0) == "+0.002"
     assert signed(-4.24e-4, 9.12e-4) == "−4.24e−04"
+
+
+def test_names_of_clusterings_are_read_whole() -> None:
+    names = ("clustering.ari", "similarity", "v_measure")
+    assert [in_words(name) for name in names] == ["clustering.ARI", "similarity", "V-measure"]
+
+
+def test_an_interval_leaves_the_unit_to_its_value() -> None:
+    assert ends((0.0123, 0.02)) == "1.23 … 2.00" and ends((-0.01, 0.0), sign="+") == "−1.00 … +0.00"
+    assert ends((-9.0, 6.4), "rank", "+") == "−9 … +6.4" and ends((0.34744, 0.36451), "score") == "0.347 … 0.365"
 
 
 def test_points_are_hundredths_and_always_signed() -> None:

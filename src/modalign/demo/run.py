@@ -237,7 +237,7 @@ def _explain_tasks(record: dict[str, Any]) -> None:
             case "linear_probe":
                 print(f"Linear probe: learned on half of each class, judged on the other {pictures} pictures")
             case "clustering":
-                print(f"Joint clustering: k-means of {pictures} pictures and their captions against their classes")
+                print(f"Joint clustering: k-means of {pictures} pictures and the prompts of their classes")
 
 
 def table(record: dict[str, Any], method: str) -> list[list[str]]:

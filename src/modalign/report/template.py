@@ -7,7 +7,15 @@ from typing import Any
 
 from modalign.report import wording
 
-FILTERS = (wording.percent, wording.points, wording.tolerated, wording.number, wording.signed, wording.duration)
+FILTERS = (
+    wording.percent,
+    wording.points,
+    wording.ends,
+    wording.tolerated,
+    wording.number,
+    wording.signed,
+    wording.duration,
+)
 
 
 def render(name: str, **values: Any) -> str:

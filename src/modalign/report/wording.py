@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 WORDS = {
     "acc1": "acc@1",
@@ -18,10 +19,14 @@ WORDS = {
     "knn": "k-NN",
     "_map": " mAP",
 }
+WHOLE = {"ari": "ARI", "nmi": "NMI", "v_measure": "V-measure"}
+"""Words that others hold as well, such as similarity."""
 
 
 def in_words(name: str) -> str:
     """`image_to_text_r1` → `image → text R@1`."""
+    task, dot, metric = name.rpartition(".")
+    name = task + dot + WHOLE.get(metric, metric)
     for key, words in WORDS.items():
         name = name.replace(key, words)
     head, _, tail = name.rpartition("_")
@@ -38,6 +43,12 @@ def percent(value: float, unit: str = "share") -> str:
 def points(value: float, unit: str = "share") -> str:
     """0.0123 → `+1.23`: a difference of shares, in points; of anything else, in its unit."""
     return (f"{100 * value:+.2f}" if unit == "share" else f"{value:+.4g} {unit}").replace("-", "−")
+
+
+def ends(interval: Sequence[float], unit: str = "share", sign: str = "") -> str:
+    """(0.01, 0.03) → `1.00 … 3.00`; of anything else without its unit, which the value above says."""
+    low, high = (f"{100 * end:{sign}.2f}" if unit == "share" else f"{end:{sign}.3g}" for end in interval)
+    return f"{low} … {high}".replace("-", "−")
 
 
 def tolerated(value: float, unit: str = "share") -> str:
