@@ -97,7 +97,8 @@ def check_comparable(before: Results, after: Results) -> None:
             f"before has the tasks {_listed(before.names)}, after has {_listed(after.names)}: evaluate both on the same"
         )
     for name, first, second in zip(before.names, before.tasks, after.tasks, strict=True):
-        for key in sorted(first.protocol.keys() | second.protocol.keys()):
+        keys = first.protocol.keys() | second.protocol.keys()
+        for key in sorted(keys, key=lambda key: (key != "protocol", key)):  # its name says more than what follows of it
             if first.protocol.get(key) != second.protocol.get(key):
                 raise DataError(
                     f"{name}: {key.replace('_', ' ')} differs, {_short(first.protocol.get(key))} before and "

@@ -107,7 +107,8 @@ def _row(name: str, recipe: LlavaRecipe, folder: Path, device: torch.device | st
 
 def _plain(results: Results) -> Results:
     """The same numbers under protocols that say of the LLaVA only what all rows share: the questions."""
-    own = ("llava", "adapter", "mixed_in")
+    parts = ("llava", "adapter", "mixed_in")
+    own = {*parts, *(f"{part}_content" for part in parts)}
     tasks = [
         replace(task, options={}, protocol={key: value for key, value in task.protocol.items() if key not in own})
         for task in results.tasks
