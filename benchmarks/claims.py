@@ -49,21 +49,10 @@ from modalign.sweeping.checkpoints import RATIOS, Checkpoint, Pairs, normalised
 from modalign.sweeping.interpolating import first_pairs
 from modalign.sweeping.quality import regress
 from paper_claims import CENTRING, PAPERS, UNTESTED, VARIANTS, AnyClaim, Claim, Prediction, Trend, Variant
-from small_clip import Setting, joint
+from small_clip import TRANSFORMS, Setting, joint
 
 BATCH = 32
 CAPTIONING = "captioning"
-TRANSFORMS: dict[str, transforms.Transform] = {
-    CENTRING: transforms.Center(),
-    "shift": transforms.Shift(amount=1.0),
-    "standardise": transforms.Standardize(),
-    "ReAlign": transforms.ReAlign(),
-    "Gaussian OT": transforms.GaussianOT(),
-    "Procrustes": transforms.Procrustes(),
-    "ridge": transforms.Ridge(),
-    "CCA": transforms.CCA(),
-    "drop 8 dimensions": transforms.DropDimensions(k=8),
-}
 CAPTIONED = (CENTRING,)
 """Transforms that are captioned from: a decoder is trained for each, which takes longer than all the rest."""
 DECODER_EPOCHS = 50

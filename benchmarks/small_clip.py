@@ -14,6 +14,7 @@ from modalign.data import sources
 from modalign.demo import model as demo_model
 from modalign.evaluation.statistics import Difference, over_seeds
 from modalign.features import TrunkMemo
+from modalign.gap import transforms
 from modalign.models import DualEncoder, load
 from modalign.recipe import Recipe
 from modalign.recipe import load as load_recipe
@@ -22,6 +23,18 @@ ABOUT = (
     "A small CLIP (frozen EfficientNet-Lite0 and MiniLM, MLP projections, pre-trained contrastively at a fixed\n"
     f"logit scale of {demo_model.LOGIT_SCALE:g}) refined on `refine`"
 )
+TRANSFORMS: dict[str, transforms.Transform] = {
+    "mean-centring": transforms.Center(),
+    "shift, λ = 1": transforms.Shift(amount=1.0),
+    "standardise": transforms.Standardize(),
+    "ReAlign": transforms.ReAlign(),
+    "Gaussian OT": transforms.GaussianOT(),
+    "Procrustes": transforms.Procrustes(),
+    "ridge": transforms.Ridge(),
+    "CCA": transforms.CCA(),
+    "drop 8 dimensions": transforms.DropDimensions(k=8),
+}
+"""What is fitted on the pairs of `refine` and trains nothing."""
 
 
 @dataclass(frozen=True)

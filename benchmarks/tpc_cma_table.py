@@ -29,7 +29,7 @@ from modalign.features import TrunkMemo, image_features, text_features
 from modalign.gap import transforms
 from modalign.models import DualEncoder
 from modalign.running import run_recipe
-from small_clip import Setting, joint, spread, told
+from small_clip import TRANSFORMS, Setting, joint, spread, told
 
 ALPHAS = (0.0, 0.01, 0.05, 0.1, 0.3, 0.5)
 CURVE = {f"TPC-CMA, α_target = {alpha:g}": {"name": "tpc-cma", "alpha_target": alpha} for alpha in ALPHAS}
@@ -47,17 +47,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "AlignCLIP's separation": {"name": "align-clip"},
     "m²-mix": {"name": "m2-mix"},
     "CS-Aligner": {"name": "cs-aligner"},
-}
-TRANSFORMS: dict[str, transforms.Transform] = {
-    "mean-centring": transforms.Center(),
-    "shift, λ = 1": transforms.Shift(amount=1.0),
-    "standardise": transforms.Standardize(),
-    "ReAlign": transforms.ReAlign(),
-    "Gaussian OT": transforms.GaussianOT(),
-    "Procrustes": transforms.Procrustes(),
-    "ridge": transforms.Ridge(),
-    "CCA": transforms.CCA(),
-    "drop 8 dimensions": transforms.DropDimensions(k=8),
 }
 TASKS = {
     "zero_shot.acc1": "zero-shot",

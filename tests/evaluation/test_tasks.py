@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import modalign
 from modalign import gap
 from modalign.errors import DataError, RecipeError
 from modalign.evaluation.gate import judge
@@ -233,3 +234,11 @@ def test_a_file_of_answers_is_not_compared_with_itself(model: DualEncoder, tmp_p
     (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, said)))
     with pytest.raises(RecipeError, match="reads a file of answers, which is the same for both models"):
         evaluate_both(model, model, [f"mmvp:{tmp_path}/answers.jsonl"])
+    with pytest.raises(RecipeError, match="reads a file of answers"):
+        modalign.refine(
+            model.spec,
+            write_pairs(tmp_path / "pairs"),
+            out=tmp_path / "run",
+            data__batch_size=8,
+            evaluation__tasks=[f"mmvp:{tmp_path}/answers.jsonl"],
+        )

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from modalign.evaluation.linear_probe import RULES
 from modalign.evaluation.published import AVERAGES
+from modalign.gap import measure
 from modalign.report import page
 from modalign.report.published import published_beside
 from tests.report.made_run import make_run
@@ -80,7 +82,9 @@ def test_a_gap_on_coco_and_a_whole_average_stand_beside_the_papers() -> None:
             }
             for number, name in enumerate(sorted(sets))
         ]
-        return {"tasks": tasks, "gap": {"spec": spec, "alignment": {"value": 1 + value, "interval": None}}}
+        rows = torch.eye(6)
+        moved = torch.cat([rows, torch.full((6, 1), value)], dim=1), torch.cat([rows, torch.zeros(6, 1)], dim=1)
+        return {"tasks": tasks, "gap": {**measure(*moved, normalize=False, resamples=0).to_dict(), "spec": spec}}
 
     whole = set(AVERAGES["clip-refine-12"])
     found = published_beside({"before": side(0.5, whole), "after": side(0.25, whole)}, "ViT-B-32")
@@ -89,7 +93,9 @@ def test_a_gap_on_coco_and_a_whole_average_stand_beside_the_papers() -> None:
     assert (mean.before, mean.after) == (pytest.approx(0.555), pytest.approx(0.305))
     assert mean.lines[0].startswith("published: 52.74 % (pre-trained, ViT-B/32")
     assert mean.lines[0].endswith("prompts single there, clip-benchmark here")
-    assert by_spec[SPEC].told == "1.500 before, 1.250 after" and len(by_spec[SPEC].lines) == 2
+    gaps = {beside.metric: beside for beside in found if beside.task == "gap"}
+    assert len(gaps) == 3 and all(len(beside.lines) == 2 for beside in gaps.values())
+    assert gaps["alignment"].told == "0.2500 before, 0.06250 after"  # the mean of ‖x − t‖²
     part = whole - {"ucf101"}
     less = published_beside({"before": side(0.5, part, "/x"), "after": side(0.25, part, "/x")}, "ViT-B-32")
     assert {beside.spec for beside in less} == {"/data/imagenet1k/test"}

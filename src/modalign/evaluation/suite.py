@@ -230,6 +230,19 @@ class Suite:
                 results.gap = found.gap or results.gap
         return results
 
+    def refuse_answered(self) -> None:
+        """To be called where two models are compared.
+
+        Raises:
+            RecipeError: a task's answers were given beforehand, so that the models cannot differ in it.
+        """
+        for asked, task in zip(self.asked, self.tasks, strict=True):
+            if task.answered:
+                raise RecipeError(
+                    f"task {asked} reads a file of answers, which is the same for both models: evaluate each model's "
+                    "own file with --json and compare the two JSON files, or name a LLaVA (--llava DIR)"
+                )
+
     def _refuse_unreadable(self, position: int, row: Tensor, max_bad: int) -> None:
         """With optional tasks a pass lets every unreadable picture by: here they are counted, task by task."""
         numbers = self.tasks[position].inputs.unique()

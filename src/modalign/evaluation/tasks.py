@@ -21,7 +21,6 @@ from modalign.evaluation.certifying import certificate, drift_results, need_base
 from modalign.evaluation.kept import KeptResults
 from modalign.evaluation.kinds import Drift
 from modalign.evaluation.kinds.base import NO_NUMBERS
-from modalign.evaluation.kinds.language_model import Mmvp
 from modalign.evaluation.results import Results
 from modalign.evaluation.suite import Encoded, Suite, Task, parse_task, prepare
 from modalign.features import Progress, TrunkMemo, image_features, project, text_features
@@ -198,7 +197,7 @@ def evaluate_both(
             "drift alone gives nothing to judge: add a zero-shot, knn or retrieval task, or use "
             "`modalign evaluate --model AFTER --against BEFORE`"
         )
-    _refuse_same(suite)
+    suite.refuse_answered()
     seen, found = [], []
     for number, model in enumerate((before, after)):
         share = _share(progress, number * len(suite.paths), 2 * len(suite.paths))
@@ -287,20 +286,6 @@ def _checked(store: Path | str | None, **numbers: int) -> Path | None:
 def _tolerated(suite: Suite, max_bad: int) -> int:
     """How many pictures one pass may find unreadable: with optional tasks any, which are then counted by task."""
     return max(max_bad, len(suite.paths)) if suite.optional else max_bad
-
-
-def _refuse_same(suite: Suite) -> None:
-    """Refuses tasks that two models cannot differ in.
-
-    Raises:
-        RecipeError: a file of answers.
-    """
-    for asked, task in zip(suite.asked, suite.tasks, strict=True):
-        if isinstance(task, Mmvp) and not task.given["llava"]:
-            raise RecipeError(
-                f"task {asked} reads a file of answers, which is the same for both models: evaluate each model's own "
-                "file with --json and compare the two JSON files, or name a LLaVA (--llava DIR)"
-            )
 
 
 def _judge_the_same(suite: Suite, pair: Sequence[Results]) -> None:

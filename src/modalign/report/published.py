@@ -100,7 +100,8 @@ def _gaps(sides: list[Any], model: str) -> list[Beside]:
         return []
     found = []
     for name in GAP:
-        values = [float(value) for gap in (first, second) if (value := (gap.get(name) or {}).get("value")) is not None]
+        told = [(gap.get("measures") or {}).get(name) or {} for gap in (first, second)]
+        values = [float(value) for one in told if (value := one.get("value")) is not None]
         lines = tuple(beside(str(first.get("spec")), f"gap.{name}", model=model))
         if lines and len(values) == 2:
             found.append(Beside("gap", str(first["spec"]), in_words(name), values[0], values[1], lines, share=False))

@@ -117,6 +117,7 @@ def gather(
     tasks = None
     if asked.tasks:
         tasks = suite.prepare(asked.tasks, max_bad=recipe.data.max_bad, **asked.reading)
+        tasks.refuse_answered()
     elif named := [name for name, value in asked.reading.items() if name.endswith("_column") and value is not None]:
         raise RecipeError(f"evaluation.{named[0]}: the recipe names no evaluation.tasks that read it; leave it out")
     for task in tasks.tasks if tasks is not None and not method.towers else ():

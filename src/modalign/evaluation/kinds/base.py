@@ -189,6 +189,11 @@ class Judged(ABC):
         return ()
 
     @property
+    def answered(self) -> bool:
+        """Whether what is judged was said beforehand, whatever the model: two models cannot differ in it."""
+        return False
+
+    @property
     def trunk(self) -> bool:
         """Whether it reads `encoded.trunk`."""
         return False

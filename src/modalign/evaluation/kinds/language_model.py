@@ -200,6 +200,11 @@ class Mmvp(Asked):
         rows = tuple(PairRow(q.picture, (q.text,), q.where) for q in questions if q.picture is not None)
         return cls(Pairs(spec, rows), NO_NUMBERS, options, tuple(questions))
 
+    @property
+    def answered(self) -> bool:
+        """Where no LLaVA is named."""
+        return not self.given["llava"]
+
     def score_model(self, model: DualEncoder, encoded: Encoded, row: torch.Tensor, context: Context) -> TaskResult:
         """Pairs with both answers right, and single answers."""
         asked = bool(self.given["llava"])
