@@ -255,7 +255,7 @@ def _distinct(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list
 
 
 def _counted(number: int, noun: str) -> str:
-    return noun if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _words(measure: str) -> str:
